@@ -1,0 +1,1 @@
+"""The only place that knows ComfyStream's routes, messages, workflows and quirks."""

@@ -1,0 +1,1 @@
+"""What operators see: logs now, metrics and events as they come."""

@@ -1,0 +1,172 @@
+"""Bounded queues between the stages: capacity, overflow policy, close, counted drops.
+
+The capacities are bounds, not depths: in steady state a queue holds none or one item, and a
+growing one is a fault that the status names. Every item that is not delivered is counted under
+a reason. All methods belong to the event loop's thread; none of them blocks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class OverflowPolicy(StrEnum):
+    """What happens to an item that arrives at a full queue."""
+
+    WAIT = "wait"
+    """The producer waits: back-pressure, nothing is lost."""
+    DROP_OLDEST = "drop_oldest"
+    """The head makes room: live, the newest wins."""
+
+
+class QueueClosed(Exception):
+    """The queue is closed and, for a reader, also empty."""
+
+
+class MediaQueue(Generic[T]):
+    """A bounded first-in, first-out queue with one or more readers on one event loop.
+
+    Args:
+        name: how status, metrics and logs call it, e.g. ``decoded_frames``.
+        capacity: the largest number of items held; at least 1.
+        policy: what to do when it is full.
+    """
+
+    def __init__(
+        self, name: str, capacity: int, policy: OverflowPolicy = OverflowPolicy.DROP_OLDEST
+    ) -> None:
+        if capacity < 1:
+            raise ValueError(f"queue {name}: capacity must be at least 1, not {capacity}")
+        self.name = name
+        self.capacity = capacity
+        self.policy = policy
+        self.dropped: Counter[str] = Counter()
+        """Items that were put but never delivered, by reason."""
+        self._items: deque[T] = deque()
+        self._getters: deque[asyncio.Future[None]] = deque()
+        self._putters: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def put_nowait(self, item: T) -> bool:
+        """Append without waiting.
+
+        Returns:
+            True if nothing was lost; False if the oldest item made room, counted as
+            ``overflow``.
+
+        Raises:
+            QueueClosed: the queue takes no more.
+            asyncio.QueueFull: it is full and its policy is to wait; use `put`.
+        """
+        if self._closed:
+            raise QueueClosed(self.name)
+        kept_all = True
+        if len(self._items) >= self.capacity:
+            if self.policy is OverflowPolicy.WAIT:
+                raise asyncio.QueueFull(self.name)
+            self._items.popleft()
+            self.dropped["overflow"] += 1
+            kept_all = False
+        self._items.append(item)
+        _wake_next(self._getters)
+        return kept_all
+
+    async def put(self, item: T) -> bool:
+        """Append, waiting for room if the policy says so. A cancelled `put` appended nothing.
+
+        Returns, raises: as `put_nowait`, without QueueFull.
+        """
+        while (
+            self.policy is OverflowPolicy.WAIT
+            and len(self._items) >= self.capacity
+            and not self._closed
+        ):
+            await self._park(self._putters)
+        return self.put_nowait(item)
+
+    async def get(self) -> T:
+        """The oldest item, waiting for one. A cancelled `get` took nothing.
+
+        Raises:
+            QueueClosed: the queue is closed and everything in it was delivered.
+        """
+        while not self._items:
+            if self._closed:
+                raise QueueClosed(self.name)
+            await self._park(self._getters)
+        return self._take()
+
+    def get_nowait(self) -> T:
+        """The oldest item.
+
+        Raises:
+            asyncio.QueueEmpty: there is none.
+            QueueClosed: there is none and there won't be one.
+        """
+        if self._items:
+            return self._take()
+        if self._closed:
+            raise QueueClosed(self.name)
+        raise asyncio.QueueEmpty(self.name)
+
+    def peek(self) -> T | None:
+        """The oldest item, left in its place; None if there is none."""
+        return self._items[0] if self._items else None
+
+    def clear(self, reason: str) -> int:
+        """Throw away what is queued, counted under `reason`; returns how many."""
+        count = len(self._items)
+        if count:
+            self._items.clear()
+            self.dropped[reason] += count
+            _wake_all(self._putters)
+        return count
+
+    def close(self) -> None:
+        """Take no more; readers get what is left, then QueueClosed. Idempotent."""
+        self._closed = True
+        _wake_all(self._getters)
+        _wake_all(self._putters)
+
+    def _take(self) -> T:
+        item = self._items.popleft()
+        _wake_next(self._putters)
+        return item
+
+    async def _park(self, waiters: deque[asyncio.Future[None]]) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        waiters.append(waiter)
+        try:
+            await waiter
+        except BaseException:
+            # A wake-up that a cancelled waiter won't use belongs to the next in line.
+            if waiter in waiters:
+                waiters.remove(waiter)
+            elif not waiter.cancelled():
+                _wake_next(waiters)
+            raise
+
+
+def _wake_next(waiters: deque[asyncio.Future[None]]) -> None:
+    while waiters:
+        waiter = waiters.popleft()
+        if not waiter.done():
+            waiter.set_result(None)
+            return
+
+
+def _wake_all(waiters: deque[asyncio.Future[None]]) -> None:
+    while waiters:
+        _wake_next(waiters)

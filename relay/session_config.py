@@ -1,0 +1,36 @@
+"""What a session was asked for, validated and with every default filled in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Fit(StrEnum):
+    """How a picture of another shape is brought to the session's width and height."""
+
+    CONTAIN = "contain"
+    """All of it, with black bars."""
+    COVER = "cover"
+    """Fill the frame, cut what hangs over."""
+    STRETCH = "stretch"
+    """Fill the frame, give up the aspect ratio."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """One session's request. Made by the HTTP border; nothing further in checks it again."""
+
+    input_stream_url: str
+    output_stream_url: str
+    comfystream_url: str
+    """Without a trailing slash; may end in ``/live``."""
+    prompts: list[dict[str, Any]] = field(default_factory=list)
+    """API-format workflows, ready for ComfyStream; empty passes frames through."""
+    width: int = 512
+    height: int = 512
+    fit: Fit = Fit.CONTAIN
+    segment_seconds: float = 1.0
+    warnings: tuple[str, ...] = ()
+    """What was understood differently than it may have been meant; shown in the status."""

@@ -1,0 +1,1 @@
+"""The trickle protocol: live segments over HTTP. Nothing here knows what the bytes mean."""

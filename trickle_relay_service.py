@@ -1,0 +1,1 @@
+"""Trickle Relay: the command line, and nothing that a module below could do."""
