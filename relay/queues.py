@@ -125,6 +125,15 @@ class MediaQueue(Generic[T]):
         """The oldest item, left in its place; None if there is none."""
         return self._items[0] if self._items else None
 
+    def skip_to_newest(self, reason: str) -> int:
+        """Throw away all but the last item, counted under `reason`; returns how many."""
+        if len(self._items) < 2:
+            return 0
+        newest = self._items.pop()
+        skipped = self.clear(reason)
+        self._items.append(newest)
+        return skipped
+
     def clear(self, reason: str) -> int:
         """Throw away what is queued, counted under `reason`; returns how many."""
         count = len(self._items)

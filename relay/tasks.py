@@ -1,10 +1,12 @@
-"""Ending tasks without losing our own cancellation or their errors."""
+"""Running tasks side by side, and ending them without losing our own cancellation."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]], *, timeout_s: float = 2.0) -> None:
@@ -21,3 +23,24 @@ async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]], *, timeout_s: floa
         for task in done:
             if not task.cancelled():
                 task.exception()
+
+
+async def run_beside(main: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, object]) -> T:
+    """Run `main` with `others` beside it.
+
+    Returns what `main` returns, once the others have been cancelled and have ended. An other
+    that returns by itself ends alone. The first error of any of them is raised as it is, after
+    all the rest have ended; a cancel of the caller ends them all.
+    """
+    main_task = asyncio.ensure_future(main)
+    running: set[asyncio.Task[Any]] = {main_task, *(asyncio.ensure_future(c) for c in others)}
+    every = list(running)
+    try:
+        while not main_task.done():
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if task is not main_task:
+                    task.result()
+        return main_task.result()
+    finally:
+        await cancel_and_wait(every)

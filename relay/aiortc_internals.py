@@ -1,0 +1,75 @@
+"""Every private name of aiortc and aioice that the relay depends on, and nothing else.
+
+Pinned to aiortc 1.16.*: a renamed attribute would fail silently (an assignment makes a new one
+and the stock path stays in force), so each is looked up before it is set, and
+tests/integration/test_aiortc_internals.py shows on a loopback connection that each still does
+what its function here says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import aioice.ice
+from aiortc import RTCRtpReceiver, RTCRtpSender
+from aiortc.rtp import RTCP_PSFB_APP, RtcpPsfbPacket, pack_remb_fci
+
+
+def replace_jitter_buffer(receiver: RTCRtpReceiver, buffer: Any) -> None:
+    """Let `buffer.add(packet) -> (send_pli, None)` take every packet instead of the stock
+    jitter buffer and decoder. Before the connection is up."""
+    _set(receiver, "_RTCRtpReceiver__jitter_buffer", buffer)
+
+
+def disable_bandwidth_estimator(receiver: RTCRtpReceiver) -> None:
+    """Send no REMB by itself: the stock estimator makes the peer rebuild its encoder, with a
+    keyframe, whenever the estimate moves by 10 %, and costs 40 % of the receive path."""
+    _set(receiver, "_RTCRtpReceiver__remote_bitrate_estimator", None)
+
+
+async def send_bitrate_limit(receiver: RTCRtpReceiver, bits_per_second: int) -> None:
+    """Send one REMB (draft-alvestrand-rmcat-remb-03) for all streams heard so far."""
+    own_ssrc = _get(receiver, "_RTCRtpReceiver__rtcp_ssrc")
+    media_ssrcs = [source.source for source in receiver.getSynchronizationSources()]
+    if own_ssrc is None or not media_ssrcs:
+        return
+    fci = pack_remb_fci(bits_per_second, media_ssrcs)
+    packet = RtcpPsfbPacket(fmt=RTCP_PSFB_APP, ssrc=own_ssrc, media_ssrc=0, fci=fci)
+    await receiver._send_rtcp(packet)
+
+
+async def request_keyframe(receiver: RTCRtpReceiver) -> None:
+    """Send a PLI (RFC 4585, 6.3.1) for every stream heard in the last 10 s."""
+    for source in receiver.getSynchronizationSources():
+        await receiver._send_rtcp_pli(source.source)
+
+
+async def request_retransmission(receiver: RTCRtpReceiver, sequence_numbers: list[int]) -> None:
+    """Send a NACK (RFC 4585, 6.2.1) for these packets."""
+    for source in receiver.getSynchronizationSources():
+        await receiver._send_rtcp_nack(source.source, sequence_numbers)
+
+
+def on_keyframe_request(sender: RTCRtpSender, callback: Callable[[], None]) -> None:
+    """Call back for every PLI and FIR of the peer; stock aiortc ignores them for a track that
+    hands over encoded packets."""
+    _set(sender, "_send_keyframe", callback)
+
+
+def shorten_consent(interval_s: float = 1.0, failures: int = 4) -> None:
+    """Notice a vanished peer after about interval x failures (RFC 7675) instead of 30 s.
+
+    For the whole process. A backstop: the relay's own media watchdog comes first.
+    """
+    _set(aioice.ice, "CONSENT_INTERVAL", interval_s)
+    _set(aioice.ice, "CONSENT_FAILURES", failures)
+
+
+def _get(owner: object, name: str) -> Any:
+    return getattr(owner, name)
+
+
+def _set(owner: object, name: str, value: object) -> None:
+    getattr(owner, name)  # AttributeError when an upgrade has renamed it
+    setattr(owner, name, value)

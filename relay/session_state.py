@@ -1,0 +1,48 @@
+"""The states of a session, which may follow which, and why sessions end."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class SessionState(StrEnum):
+    """Where a session stands. `STOPPED` and `FAILED` are final."""
+
+    STARTING = "starting"
+    """Not connected to ComfyStream yet."""
+    ACTIVE = "active"
+    """Connected; frames go through."""
+    RECONNECTING = "reconnecting"
+    """Was connected, and tries again."""
+    STOPPING = "stopping"
+    """On its way out: what is under way is published, then everything is closed."""
+    STOPPED = "stopped"
+    """Ended as it should: on request, or with its input."""
+    FAILED = "failed"
+    """Ended by an error."""
+
+    @property
+    def final(self) -> bool:
+        return self in (SessionState.STOPPED, SessionState.FAILED)
+
+
+TRANSITIONS: dict[SessionState, frozenset[SessionState]] = {
+    SessionState.STARTING: frozenset({SessionState.ACTIVE, SessionState.STOPPING}),
+    SessionState.ACTIVE: frozenset({SessionState.RECONNECTING, SessionState.STOPPING}),
+    SessionState.RECONNECTING: frozenset({SessionState.ACTIVE, SessionState.STOPPING}),
+    SessionState.STOPPING: frozenset({SessionState.STOPPED, SessionState.FAILED}),
+    SessionState.STOPPED: frozenset(),
+    SessionState.FAILED: frozenset(),
+}
+
+
+class EndReason(StrEnum):
+    """Why a session ended."""
+
+    REQUESTED = "requested"
+    INPUT_ENDED = "input_ended"
+    INPUT_TIMEOUT = "input_timeout"
+    OUTPUT_GONE = "output_gone"
+    DRAINED = "drained"
+    """The relay itself was shut down."""
+    INTERNAL_ERROR = "internal_error"

@@ -1,0 +1,71 @@
+"""Tasks side by side."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from relay.tasks import cancel_and_wait, run_beside
+
+
+async def test_run_beside_ends_with_main() -> None:
+    """The result of main comes back and the others are cancelled."""
+    ended = asyncio.Event()
+
+    async def forever() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def main() -> str:
+        await asyncio.sleep(0)
+        return "done"
+
+    assert await run_beside(main(), forever()) == "done"
+    assert ended.is_set()
+
+
+async def test_run_beside_raises_the_first_error_as_it_is() -> None:
+    """An error beside main ends main and is not wrapped in a group."""
+
+    async def fail() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        await run_beside(asyncio.Event().wait(), fail())
+
+
+async def test_run_beside_goes_on_when_an_other_returns() -> None:
+    """An other that is finished does not end main."""
+    gate = asyncio.Event()
+
+    async def open_gate() -> None:
+        gate.set()
+
+    assert await run_beside(gate.wait(), open_gate())
+
+
+async def test_a_cancelled_run_beside_ends_them_all() -> None:
+    """A cancel of the caller leaves no task behind."""
+    running = asyncio.create_task(run_beside(asyncio.Event().wait(), asyncio.Event().wait()))
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_cancel_and_wait_consumes_errors() -> None:
+    """A task that fails while being cancelled is waited for and says nothing."""
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise RuntimeError("while ending")
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    await cancel_and_wait([task])
+    assert task.done()
