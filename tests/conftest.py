@@ -35,8 +35,12 @@ def no_leaked_threads() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     gc.collect()
-    leaked = [t for t in threading.enumerate() if t not in before and t.is_alive()]
+    leaked = [
+        t
+        for t in threading.enumerate()
+        if t not in before and t.is_alive() and not t.name.startswith("asyncio_")
+    ]
     for thread in leaked:
         thread.join(timeout=2)
-    alive = [t.name for t in leaked if t.is_alive() and not t.name.startswith("asyncio_")]
+    alive = [t.name for t in leaked if t.is_alive()]
     assert not alive, f"threads left behind: {alive}"
