@@ -1,1 +1,175 @@
-"""Trickle Relay: the command line, and nothing that a module below could do."""
+"""Trickle Relay: the command line, and nothing that a module below could do.
+
+Exit codes: 0 after an orderly end, 1 when it could not serve, 2 for settings that can't be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+
+import structlog
+from aiohttp import web
+
+from relay import __version__
+from relay.api.app import CONNECTIONS_CLOSE_S, build_app
+from relay.comfystream.workflows import TextWorkflowError
+from relay.config import (
+    EventLoop,
+    LoadedSettings,
+    Settings,
+    SettingsError,
+    load_settings,
+    print_lines,
+)
+from relay.observe.log import configure_logging
+from relay.sessions import SessionManager
+
+log = structlog.get_logger("relay")
+
+FORCED_EXIT_AFTER_S = 1.0
+"""Past the time to stop: a thread that no one can interrupt does not keep the process."""
+
+
+def create_app(settings: Settings) -> web.Application:
+    """The service as an application, for a server of your own or a test.
+
+    Raises:
+        TextWorkflowError: the operator's text workflow can't be used.
+    """
+    return build_app(settings, SessionManager(settings))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    flags = {"host": options.host, "port": options.port, "log_level": options.log_level}
+    try:
+        loaded = load_settings(flags)
+        if options.print_config:
+            print(*print_lines(loaded), *_noted(loaded), sep="\n")
+            return 0
+        configure_logging(loaded.settings.log_level, loaded.settings.log_format)
+        app = create_app(loaded.settings)
+        new_loop = _loop_factory(loaded.settings)
+    except SettingsError as error:
+        return _refuse(2, *error.faults)
+    except TextWorkflowError as error:
+        return _refuse(2, f"RELAY_TEXT_WORKFLOW: {error.message}")
+    for warning in loaded.warnings:
+        log.warning("config.unknown_variable", problem=warning)
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(_serve(app, loaded.settings))
+
+
+async def _serve(app: web.Application, settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _on_signal, number, stopped, settings.stop_timeout_s)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=CONNECTIONS_CLOSE_S)
+    try:
+        await runner.setup()
+        await web.TCPSite(runner, settings.host, settings.port).start()
+    except (OSError, UnicodeError) as error:
+        await runner.cleanup()
+        return _refuse(1, _why_not_listening(settings, error))
+    for address in runner.addresses:
+        log.info(
+            "relay.listening",
+            host=address[0],
+            port=address[1],
+            version=__version__,
+            comfystream_url=settings.comfystream_url,
+        )
+    await stopped.wait()
+    await runner.cleanup()
+    log.info("relay.stopped")
+    return 0
+
+
+def _on_signal(number: signal.Signals, stopped: asyncio.Event, stop_timeout_s: float) -> None:
+    if stopped.is_set():
+        log.warning("relay.exit_at_once", signal=number.name)
+        _exit_at_once(128 + number)
+    log.info("relay.draining", signal=number.name, timeout_s=stop_timeout_s)
+    watchdog = threading.Timer(stop_timeout_s + FORCED_EXIT_AFTER_S, _exit_at_once, [1])
+    watchdog.daemon = True
+    watchdog.name = "drain-watchdog"
+    watchdog.start()
+    stopped.set()
+
+
+def _exit_at_once(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if settings.event_loop is EventLoop.ASYNCIO:
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        raise SettingsError(
+            ["RELAY_EVENT_LOOP is uvloop, which is not installed; install it or use asyncio"]
+        ) from None
+    return uvloop.new_event_loop
+
+
+def _why_not_listening(settings: Settings, error: OSError | UnicodeError) -> str:
+    where = f"can't listen on {settings.host} port {settings.port}"
+    if isinstance(error, UnicodeError | socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return (
+            f"{where}: that host is not an address of this machine; --host 0.0.0.0 listens on"
+            " all, 127.0.0.1 on this machine only"
+        )
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"{where}: the port is taken, perhaps by another relay; choose another with --port"
+            " or RELAY_PORT"
+        )
+    if error.errno == errno.EACCES:
+        return f"{where}: ports below 1024 need privileges; choose a higher one with --port"
+    return f"{where}: {error.strerror or error}"
+
+
+def _noted(loaded: LoadedSettings) -> list[str]:
+    return [f"# {warning}" for warning in loaded.warnings]
+
+
+def _refuse(code: int, *faults: str) -> int:
+    for fault in faults:
+        print(f"trickle-relay: {fault}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="trickle_relay_service.py",
+        description="Relays live trickle streams through a ComfyStream server and back.",
+        epilog="Every setting is also a RELAY_* environment variable, or a line in .env;"
+        " --print-config lists them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--host", help="address to listen on (0.0.0.0)")
+    parser.add_argument("--port", help="port to listen on (8890)")
+    parser.add_argument("--log-level", help="DEBUG, INFO, WARNING, ERROR or CRITICAL (INFO)")
+    parser.add_argument(
+        "--print-config", action="store_true", help="show every setting and its origin, and exit"
+    )
+    parser.add_argument("--version", action="version", version=f"trickle-relay {__version__}")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""The HTTP application: routes, borders, and the sessions' life inside the server's."""
+
+from __future__ import annotations
+
+import aiohttp_cors
+from aiohttp import web
+
+from relay.api import operator_routes, session_routes
+from relay.api.errors import (
+    REQUEST_ID_HEADER,
+    add_request_id,
+    error_border,
+    origin_guard,
+    request_context,
+)
+from relay.api.keys import SESSIONS, SETTINGS, TEXT_WORKFLOW, SessionService
+from relay.comfystream.workflows import TextWorkflow
+from relay.config import Settings
+
+CONNECTIONS_CLOSE_S = 0.25
+"""Of the time to stop: what is left for answers under way when the sessions have ended."""
+
+
+def build_app(settings: Settings, sessions: SessionService) -> web.Application:
+    """The application, with `sessions` started and drained along with it.
+
+    Raises:
+        TextWorkflowError: the operator's text workflow can't be used.
+    """
+    app = web.Application(
+        middlewares=[request_context, error_border, origin_guard],
+        client_max_size=settings.max_body_bytes,
+    )
+    app[SETTINGS] = settings
+    app[SESSIONS] = sessions
+    app[TEXT_WORKFLOW] = (
+        TextWorkflow.load(settings.text_workflow) if settings.text_workflow else None
+    )
+    app.add_routes(session_routes.routes)
+    app.add_routes(operator_routes.routes)
+    app.on_response_prepare.append(add_request_id)
+    app.on_startup.append(_start_sessions)
+    app.on_shutdown.append(_drain_sessions)
+    if settings.cors_origins:
+        _allow_origins(app, settings.cors_origins)
+    return app
+
+
+async def _start_sessions(app: web.Application) -> None:
+    await app[SESSIONS].start()
+
+
+async def _drain_sessions(app: web.Application) -> None:
+    limit_s = app[SETTINGS].stop_timeout_s
+    await app[SESSIONS].aclose(timeout_s=max(limit_s / 2, limit_s - CONNECTIONS_CLOSE_S))
+
+
+def _allow_origins(app: web.Application, origins: tuple[str, ...]) -> None:
+    options = aiohttp_cors.ResourceOptions(  # type: ignore[no-untyped-call]
+        allow_credentials=False,
+        allow_headers=("Content-Type", "Authorization", REQUEST_ID_HEADER),
+        expose_headers=(REQUEST_ID_HEADER, "Retry-After"),
+        max_age=600,
+    )
+    cors = aiohttp_cors.setup(app, defaults=dict.fromkeys(origins, options))
+    for route in list(app.router.routes()):
+        if route.method != "HEAD":
+            cors.add(route)

@@ -1,0 +1,159 @@
+"""Errors as HTTP answers, all of one shape.
+
+    {"success": false, "error": "what and what to do", "code": "stable_word",
+     "request_id": "...", "details": [...]?}
+
+This is the one border at which any exception of a handler becomes an answer; what we did not
+mean to raise becomes a 500 that tells nothing but the id under which the log has the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from relay.api.keys import REQUEST_ID, SETTINGS
+from relay.errors import BusyError, RelayError, RequestError
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+REQUEST_ID_HEADER = "X-Request-ID"
+_GIVEN_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_CODES = {
+    HTTPStatus.NOT_FOUND: "route_not_found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "body_too_large",
+    HTTPStatus.FORBIDDEN: "forbidden",
+}
+
+
+def json_answer(body: dict[str, Any], *, status: int = 200) -> web.Response:
+    """A JSON response; NaN in `body` is our bug, not the client's problem to parse."""
+    return web.json_response(body, status=status, dumps=_dumps)
+
+
+def error_answer(
+    request: web.Request, status: int, code: str, message: str, **details: Any
+) -> web.Response:
+    """The answer to a request that failed."""
+    body = {"success": False, "error": message, "code": code, **details}
+    return json_answer({**body, "request_id": request[REQUEST_ID]}, status=status)
+
+
+@web.middleware
+async def request_context(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Gives the request its id and writes one log line when it is answered."""
+    given = request.headers.get(REQUEST_ID_HEADER, "")
+    request[REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
+    started_at = time.monotonic()
+    with structlog.contextvars.bound_contextvars(request_id=request[REQUEST_ID]):
+        response = await handler(request)
+        routine = request.method in _SAFE_METHODS and response.status < 400
+        write = log.debug if routine else log.info
+        write(
+            "http.request",
+            method=request.method,
+            path=request.rel_url.raw_path[:200],
+            status=response.status,
+            duration_ms=round((time.monotonic() - started_at) * 1000, 1),
+            remote=request.remote,
+        )
+        return response
+
+
+@web.middleware
+async def error_border(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turns whatever a handler raises into an answer."""
+    try:
+        return await handler(request)
+    except BusyError as error:
+        response = _relay_error_answer(request, error)
+        response.headers["Retry-After"] = str(error.retry_after_s)
+        return response
+    except RelayError as error:
+        return _relay_error_answer(request, error)
+    except web.HTTPException as error:
+        return _http_exception_answer(request, error)
+    except Exception:
+        if request.transport is None or request.transport.is_closing():
+            # Nobody reads the answer; a client that goes away is no fault of ours.
+            log.debug("http.client_gone", exc_info=True)
+            return error_answer(request, 400, "client_gone", "the connection was closed")
+        log.exception("http.internal_error", method=request.method)
+        return error_answer(
+            request,
+            500,
+            "internal_error",
+            "the relay failed on this request; its log has the cause under the request_id",
+        )
+
+
+@web.middleware
+async def origin_guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuses what a page of a foreign origin sends without the browser asking us first.
+
+    Bodies are read as JSON whatever their Content-Type says, so a browser's preflight does not
+    protect us from a page that posts `text/plain`; the Origin header it must send does.
+    """
+    origin = request.headers.get("Origin")
+    if origin is not None and request.method not in _SAFE_METHODS:
+        same = {f"{scheme}://{request.host}" for scheme in ("http", "https")}
+        if origin not in same and origin not in request.app[SETTINGS].cors_origins:
+            raise RequestError(
+                "pages of this origin may not use the relay; its operator can add the origin to"
+                " RELAY_CORS_ORIGINS",
+                code="origin_not_allowed",
+                http_status=403,
+            )
+    return await handler(request)
+
+
+async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
+    """Signal handler: every answer carries its id, also one that a handler sends itself."""
+    request_id = request.get(REQUEST_ID)
+    if request_id:
+        response.headers[REQUEST_ID_HEADER] = request_id
+
+
+def _relay_error_answer(request: web.Request, error: RelayError) -> web.Response:
+    if error.http_status >= 500 and not isinstance(error, BusyError):
+        log.warning("http.relay_error", code=error.code, error=error.message)
+    return error_answer(request, error.http_status, error.code, error.message, **error.details)
+
+
+def _http_exception_answer(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+    if error.status < 400:
+        raise error
+    path = request.rel_url.raw_path[:100]
+    match error:
+        case web.HTTPNotFound():
+            message = f"there is no {path}; GET / lists what there is"
+        case web.HTTPMethodNotAllowed():
+            allowed = ", ".join(sorted(error.allowed_methods))
+            message = f"{path} does not take {request.method[:20]}; it takes {allowed}"
+        case web.HTTPRequestEntityTooLarge():
+            limit = request.app[SETTINGS].max_body_bytes
+            message = f"the body is larger than {limit} bytes; send less"
+        case _:
+            message = error.text or error.reason
+    code = _CODES.get(HTTPStatus(error.status), "bad_request")
+    response = error_answer(request, error.status, code, message)
+    for header in ("Allow", "Retry-After"):
+        if header in error.headers:
+            response.headers[header] = error.headers[header]
+    return response
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, allow_nan=False)

@@ -1,0 +1,51 @@
+"""What the handlers find in the application, and what they ask of the sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from relay.comfystream.workflows import TextWorkflow
+from relay.config import Settings
+from relay.session_config import SessionConfig
+
+
+class SessionView(Protocol):
+    """A session, as far as the API is concerned."""
+
+    @property
+    def session_id(self) -> str: ...
+
+    def status(self) -> dict[str, Any]:
+        """The `session` object of `GET /session/{id}/status`."""
+        ...
+
+    def summary(self) -> dict[str, Any]:
+        """The entry in `GET /sessions`."""
+        ...
+
+
+class SessionService(Protocol):
+    """Every session of the relay; `relay.sessions.SessionManager` is the real one."""
+
+    async def start(self) -> None: ...
+
+    async def aclose(self, *, timeout_s: float | None = None) -> None: ...
+
+    async def start_session(self, config: SessionConfig) -> SessionView: ...
+
+    async def stop_session(self, session_id: str) -> None: ...
+
+    def get(self, session_id: str) -> SessionView: ...
+
+    def list(self) -> Sequence[SessionView]: ...
+
+
+SETTINGS = web.AppKey("settings", Settings)
+SESSIONS = web.AppKey("sessions", SessionService)
+TEXT_WORKFLOW: web.AppKey[TextWorkflow | None] = web.AppKey("text_workflow")
+"""What `{"text"}` prompts are put into; None where the operator configured nothing."""
+REQUEST_ID = web.RequestKey("request_id", str)
+"""Names the request in its answer, in the `X-Request-ID` header and in the log."""

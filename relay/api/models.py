@@ -1,0 +1,171 @@
+"""What requests may hold, and how they become a `SessionConfig`.
+
+The only place that validates: what leaves here is complete and checked, and whoever sent
+something else learns every fault at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+from yarl import URL
+
+from relay.comfystream.workflow_check import quoted
+from relay.comfystream.workflows import PromptsError, TextWorkflow, normalize_prompts
+from relay.config import Settings
+from relay.errors import RequestError
+from relay.session_config import Fit, SessionConfig
+from relay.validation import (
+    LARGEST_SIZE,
+    SMALLEST_SIZE,
+    check_http_url,
+    check_server_url,
+    problem_in_words,
+)
+
+MOST_DETAILS = 50
+"""Faults that one answer lists."""
+PROCESSED_SUFFIX = "-processed"
+
+
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 512.0 is whole, true and "512" are not numbers."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _check_channel_url(value: str) -> str:
+    check_http_url(value)
+    if not URL(value).raw_path.strip("/"):
+        raise ValueError("names no channel; it needs a path, as in http://host:3389/my-stream")
+    return value
+
+
+ChannelUrl = Annotated[str, AfterValidator(_check_channel_url)]
+Pixels = Annotated[
+    int, Field(strict=True, ge=SMALLEST_SIZE, le=LARGEST_SIZE), BeforeValidator(_whole)
+]
+Seconds = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class StartRequest(BaseModel):
+    """Body of `POST /session/start`. An optional field that is null counts as not given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input_stream_url: ChannelUrl
+    prompts: Any
+    comfystream_url: Annotated[str, AfterValidator(check_server_url)] | None = None
+    width: Pixels | None = None
+    height: Pixels | None = None
+    fit: Fit | None = None
+    segment_seconds: Annotated[Seconds, Field(ge=0.2, le=10)] | None = None
+    output_stream_url: ChannelUrl | None = None
+
+
+class ValidationFailed(RequestError):
+    """A request with faults.
+
+    Args:
+        faults: ``{"field", "problem"}`` each, perhaps with more.
+    """
+
+    def __init__(self, faults: list[dict[str, str]]) -> None:
+        shown = "; ".join(f"{fault['field']} {fault['problem']}" for fault in faults[:3])
+        more = f"; and {len(faults) - 3} more, see details" if len(faults) > 3 else ""
+        super().__init__(
+            f"{shown}{more}",
+            code="validation_failed",
+            http_status=422,
+            details=faults[:MOST_DETAILS],
+        )
+
+
+def session_config_from(
+    body: dict[str, object], settings: Settings, text_workflow: TextWorkflow | None
+) -> SessionConfig:
+    """What a start request asks for, with the operator's defaults.
+
+    Raises:
+        ValidationFailed: with every fault of every field.
+    """
+    faults: list[dict[str, str]] = []
+    warnings: list[str] = []
+    request: StartRequest | None = None
+    try:
+        request = StartRequest.model_validate(body)
+    except ValidationError as error:
+        faults.extend(_faults_of(error))
+    workflows: list[dict[str, Any]] = []
+    if "prompts" in body:
+        try:
+            normalized = normalize_prompts(body["prompts"], text_workflow)
+            workflows = normalized.workflows
+            warnings.extend(normalized.warnings)
+        except PromptsError as error:
+            faults.extend(fault.to_dict() for fault in error.faults)
+    output_url = ""
+    if request is not None:
+        output_url = request.output_stream_url or processed_url(request.input_stream_url)
+        if _channel(output_url) == _channel(request.input_stream_url):
+            faults.append(
+                {
+                    "field": "output_stream_url",
+                    "problem": "must differ from input_stream_url, or the session feeds itself",
+                }
+            )
+    if request is None or faults:
+        raise ValidationFailed(faults)
+    width = _even("width", request.width or settings.width, warnings)
+    height = _even("height", request.height or settings.height, warnings)
+    return SessionConfig(
+        input_stream_url=request.input_stream_url,
+        output_stream_url=output_url,
+        comfystream_url=request.comfystream_url or settings.comfystream_url,
+        prompts=workflows,
+        width=width,
+        height=height,
+        fit=request.fit or settings.fit,
+        segment_seconds=request.segment_seconds or settings.segment_seconds,
+        warnings=tuple(warnings),
+    )
+
+
+def processed_url(input_url: str) -> str:
+    """The output channel of a session that names none: the input's name with `-processed`."""
+    address, question_mark, query = input_url.partition("?")
+    return f"{address.rstrip('/')}{PROCESSED_SUFFIX}{question_mark}{query}"
+
+
+def _channel(url: str) -> tuple[str, str | None, int | None, str]:
+    """What makes two addresses the same channel: not their credentials, query or writing."""
+    parsed = URL(url)
+    return (parsed.scheme, parsed.host, parsed.port, parsed.path.rstrip("/"))
+
+
+def _even(name: str, size: int, warnings: list[str]) -> int:
+    if size % 2:
+        warnings.append(f"{name} {size} is odd, which H.264 can't carry; {size - 1} is used")
+    return size - size % 2
+
+
+def _faults_of(error: ValidationError) -> list[dict[str, str]]:
+    faults = []
+    for entry in error.errors(include_url=False, include_input=False):
+        path = [str(part) for part in entry["loc"]]
+        problem = problem_in_words(entry)
+        if entry["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(path[0][:40], StartRequest.model_fields, n=1)
+            problem += f"; did you mean {close[0]}?" if close else ""
+        faults.append({"field": quoted(path[0]), "problem": problem})
+    return faults

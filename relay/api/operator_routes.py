@@ -1,0 +1,85 @@
+"""What an operator or an orchestrator's probe looks at: health, version, the page at `/`."""
+
+from __future__ import annotations
+
+import platform
+from html import escape
+from importlib.metadata import PackageNotFoundError, version
+
+from aiohttp import web
+
+from relay import __version__
+from relay.api.errors import json_answer
+from relay.api.keys import SESSIONS
+
+routes = web.RouteTableDef()
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="refresh" content="5">
+<title>Trickle Relay</title>
+<h1>Trickle Relay {version}</h1>
+<h2>Sessions</h2>
+{sessions}
+<h2>Calls</h2>
+<ul>
+<li><code>POST /session/start</code>
+<li><code>DELETE /session/{{id}}</code>
+<li><code>GET /session/{{id}}/status</code>
+<li><a href="/sessions"><code>GET /sessions</code></a>
+<li><a href="/health"><code>GET /health</code></a>
+<li><a href="/version"><code>GET /version</code></a>
+</ul>
+"""
+
+
+@routes.get("/health")
+async def health(request: web.Request) -> web.StreamResponse:
+    """Whether the process answers; a session's troubles are its own status's matter."""
+    sessions = len(request.app[SESSIONS].list())
+    return json_answer({"status": "healthy", "version": __version__, "sessions": sessions})
+
+
+@routes.get("/version")
+async def show_version(_request: web.Request) -> web.StreamResponse:
+    """What runs here."""
+    libraries = {name: _installed(name) for name in ("aiohttp", "aiortc", "av")}
+    return json_answer(
+        {
+            "name": "trickle-relay",
+            "version": __version__,
+            "python": platform.python_version(),
+            "libraries": libraries,
+        }
+    )
+
+
+@routes.get("/")
+async def page(request: web.Request) -> web.StreamResponse:
+    """A plain page that lists the sessions."""
+    rows = []
+    for session in request.app[SESSIONS].list():
+        summary = session.summary()
+        session_id = escape(str(summary["session_id"]))
+        rows.append(
+            f'<tr><td><a href="/session/{session_id}/status">{session_id}</a>'
+            + "".join(
+                f"<td>{escape(str(summary[name]))}"
+                for name in ("status", "input_stream_url", "output_stream_url", "created_at")
+            )
+        )
+    head = "<tr><th>Session<th>Status<th>Input<th>Output<th>Since"
+    table = f"<table>{head}{''.join(rows)}</table>" if rows else "<p>None.</p>"
+    return web.Response(
+        text=_PAGE.format(version=escape(__version__), sessions=table),
+        content_type="text/html",
+        headers={"Content-Security-Policy": "default-src 'none'", "Cache-Control": "no-store"},
+    )
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,55 @@
+"""The session calls: start, stop, status, list."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from relay.api.body import read_json_object
+from relay.api.errors import json_answer
+from relay.api.keys import SESSIONS, SETTINGS, TEXT_WORKFLOW
+from relay.api.models import session_config_from
+
+routes = web.RouteTableDef()
+
+
+@routes.post("/session/start")
+async def start_session(request: web.Request) -> web.StreamResponse:
+    """Start a session. It connects in the background; its status says how that goes."""
+    body = await read_json_object(request)
+    config = session_config_from(body, request.app[SETTINGS], request.app[TEXT_WORKFLOW])
+    sessions = request.app[SESSIONS]
+    session = await sessions.start_session(config)
+    answer: dict[str, object] = {"success": True, "session_id": session.session_id}
+    if config.warnings:
+        answer["warnings"] = list(config.warnings)
+    response = json_answer(answer)
+    try:
+        # Sent from here, because a session whose id nobody got would run for ever.
+        await response.prepare(request)
+        await response.write_eof()
+    except ConnectionError:
+        await sessions.stop_session(session.session_id)
+        raise
+    return response
+
+
+@routes.delete("/session/{session_id}")
+async def stop_session(request: web.Request) -> web.StreamResponse:
+    """End a session; answers when it has ended."""
+    session_id = request.match_info["session_id"]
+    await request.app[SESSIONS].stop_session(session_id)
+    return json_answer({"success": True, "message": f"Session {session_id} stopped"})
+
+
+@routes.get("/session/{session_id}/status")
+async def session_status(request: web.Request) -> web.StreamResponse:
+    """Everything about one session."""
+    session = request.app[SESSIONS].get(request.match_info["session_id"])
+    return json_answer({"success": True, "session": session.status()})
+
+
+@routes.get("/sessions")
+async def list_sessions(request: web.Request) -> web.StreamResponse:
+    """The sessions, a few words about each."""
+    summaries = [session.summary() for session in request.app[SESSIONS].list()]
+    return json_answer({"success": True, "sessions": summaries})

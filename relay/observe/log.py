@@ -1,0 +1,176 @@
+"""Log lines: constant event names with keys, one format for every library, no secrets.
+
+structlog and the standard library's logging (aiohttp, aiortc, aioice) end in one handler, so
+every line has the same shape, the `session_id` and `request_id` of the context it was written
+in, and went through the same redaction: values of keys that may hold prompts or credentials are
+masked, and so are credentials in URLs, whichever key or traceback they stand in.
+
+A thread of an executor has no context of its own: pass it one (`asyncio.to_thread` does,
+`loop.run_in_executor` does not).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from relay.config import LogFormat, LogLevel
+from relay.redaction import MASK, mask_credentials
+
+_SECRET_KEY = re.compile(
+    r"prompt|workflow$|authorization|cookie|password|passwd|secret|credential|^headers$|^body$"
+    r"|(^|_)token$|api_?key",
+    re.IGNORECASE,
+)
+_DEEPEST = 6
+"""Levels of nested values that a line shows."""
+
+_QUIET = {
+    # They log every candidate pair, check and packet: INFO of theirs is our DEBUG.
+    "aioice": logging.WARNING,
+    "aiortc": logging.WARNING,
+    "libav": logging.ERROR,
+    "asyncio": logging.WARNING,
+    # The API writes its own line for each request, without query strings.
+    "aiohttp.access": logging.WARNING,
+}
+
+
+def configure_logging(
+    level: LogLevel = LogLevel.INFO,
+    log_format: LogFormat = LogFormat.AUTO,
+    stream: TextIO | None = None,
+) -> None:
+    """Route structlog and standard logging to one handler on `stream` (standard error).
+
+    Replaces the handlers of the root logger, so that it can be called again.
+    """
+    stream = stream or sys.stderr
+    console = log_format is LogFormat.CONSOLE or (log_format is LogFormat.AUTO and stream.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+        redact,
+        _order_keys,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level.value),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        if console
+        else structlog.processors.JSONRenderer(default=repr)
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.value)
+    verbose = level is LogLevel.DEBUG
+    for name, quiet_level in _QUIET.items():
+        logging.getLogger(name).setLevel(logging.NOTSET if verbose else quiet_level)
+    logging.captureWarnings(True)
+
+
+def redact(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+    """Processor: masks secret keys, and credentials in every string, at any depth."""
+    return {key: _redacted(key, value, 0) for key, value in event_dict.items()}
+
+
+def _order_keys(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+    first = ("timestamp", "level", "event", "session_id")
+    return {key: event_dict[key] for key in first if key in event_dict} | dict(event_dict)
+
+
+def _redacted(key: str, value: Any, depth: int) -> Any:
+    if key.startswith("_"):  # structlog's own
+        return value
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no word for it
+    if isinstance(value, bool | int | float | None):
+        return value
+    if _SECRET_KEY.search(key):
+        return MASK
+    if isinstance(value, str):
+        return mask_credentials(value)
+    if depth >= _DEEPEST:
+        return "..."
+    if isinstance(value, Mapping):
+        return {str(k): _redacted(str(k), inner, depth + 1) for k, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_redacted("item", inner, depth + 1) for inner in value]
+    # Exceptions, URLs and the like are shown by their text.
+    return mask_credentials(str(value))
+
+
+class ThrottledLog:
+    """Lets one line a second through for each key and says how many it held back.
+
+    For what may happen with every frame or packet: a drop, a damaged unit, a late reply.
+
+    Args:
+        logger: where lines go; a structlog logger.
+        interval_s: shortest time between two lines of one key.
+        clock: seconds, monotonic.
+    """
+
+    _MOST_KEYS = 256
+
+    def __init__(
+        self,
+        logger: Any,
+        interval_s: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._logger = logger
+        self._interval_s = interval_s
+        self._clock = clock
+        self._next_at: dict[str, float] = {}
+        self._suppressed: dict[str, int] = {}
+
+    def warning(self, event: str, *, key: str | None = None, **fields: Any) -> bool:
+        """Log `event` unless a line of the same key was logged less than `interval_s` ago.
+
+        A line that follows held-back ones carries their number as `suppressed`.
+
+        Args:
+            key: what counts as the same; by default the event.
+
+        Returns:
+            Whether it was logged.
+        """
+        key = key or event
+        now = self._clock()
+        if now < self._next_at.get(key, now):
+            self._suppressed[key] = self._suppressed.get(key, 0) + 1
+            return False
+        if key not in self._next_at and len(self._next_at) >= self._MOST_KEYS:
+            oldest = min(self._next_at, key=self._next_at.__getitem__)
+            del self._next_at[oldest]
+            self._suppressed.pop(oldest, None)
+        self._next_at[key] = now + self._interval_s
+        suppressed = self._suppressed.pop(key, 0)
+        if suppressed:
+            fields["suppressed"] = suppressed
+        self._logger.warning(event, **fields)
+        return True
