@@ -1,0 +1,125 @@
+"""Sends a source's chunks when they are due, as trickle segments.
+
+Encoding happens on a thread of its own, one chunk ahead of the clock, so a chunk's bytes leave
+at its time and the event loop never waits for a codec.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from demo.segment_writer import SourceChunk
+from relay.errors import RelayError
+
+
+@dataclass(slots=True)
+class PublishReport:
+    """What was sent."""
+
+    frames: int = 0
+    segments: int = 0
+    sent_bytes: int = 0
+    latest_s: float = 0.0
+    """The furthest that a chunk left behind its time."""
+
+
+async def publish_live(
+    url: str, chunks: Iterator[SourceChunk], *, paced: bool = True
+) -> PublishReport:
+    """Publish `chunks` on the channel at `url` to their end, then close the channel.
+
+    Args:
+        chunks: called for on a thread; may block to encode.
+        paced: False sends as fast as the server takes it.
+
+    Raises:
+        RelayError: the channel can't be written.
+    """
+    from relay.trickle.publisher import TricklePublisher
+
+    report = PublishReport()
+    loop = asyncio.get_running_loop()
+    ended = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="source") as encoder:
+        upcoming = loop.run_in_executor(encoder, next, chunks, ended)
+        try:
+            async with TricklePublisher(url) as publisher:
+                segment = None
+                number = -1
+                start = None
+                while (chunk := await upcoming) is not ended:
+                    upcoming = loop.run_in_executor(encoder, next, chunks, ended)
+                    if start is None:
+                        start = loop.time()
+                    if paced:
+                        late_s = loop.time() - start - chunk.due_s
+                        report.latest_s = max(report.latest_s, late_s)
+                        await asyncio.sleep(-late_s)
+                    if chunk.segment != number:
+                        if segment is not None:
+                            await segment.close()
+                        segment = await publisher.next()
+                        number = chunk.segment
+                        report.segments += 1
+                    await segment.write(chunk.data)
+                    report.sent_bytes += len(chunk.data)
+                    report.frames += chunk.frame is not None
+                if segment is not None:
+                    await segment.close()
+        finally:
+            await asyncio.wait({upcoming})
+            close = getattr(chunks, "close", None)
+            if close is not None:
+                await loop.run_in_executor(encoder, close)
+    return report
+
+
+def add_publisher_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that every source's command line has."""
+    parser.add_argument(
+        "--unpaced", action="store_true", help="as fast as it goes, instead of in real time"
+    )
+
+
+def publish_from_command_line(arguments: argparse.Namespace, chunks: Iterator[SourceChunk]) -> None:
+    """Publish until the end, SIGINT or SIGTERM; exits with 1 and one line on a failure.
+
+    Prints one JSON object a line: ``publishing`` at the start, ``finished`` at the end.
+    """
+    try:
+        asyncio.run(_publish(arguments.url, chunks, paced=not arguments.unpaced))
+    except RelayError as error:
+        sys.exit(f"{arguments.url}: {error}")
+
+
+async def _publish(url: str, chunks: Iterator[SourceChunk], *, paced: bool) -> None:
+    publishing = asyncio.ensure_future(publish_live(url, chunks, paced=paced))
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signal_number, publishing.cancel)
+    _say({"event": "publishing", "url": url})
+    try:
+        report = await publishing
+    except asyncio.CancelledError:
+        _say({"event": "stopped"})
+    else:
+        _say(
+            {
+                "event": "finished",
+                "frames": report.frames,
+                "segments": report.segments,
+                "bytes": report.sent_bytes,
+                "latest_s": round(report.latest_s, 4),
+            }
+        )
+
+
+def _say(event: dict[str, object]) -> None:
+    print(json.dumps(event), flush=True)

@@ -1,0 +1,209 @@
+"""A live test pattern with sound, each frame numbered, published on a trickle channel.
+
+    python -m demo.test_pattern http://127.0.0.1:3389/live --seconds 20
+
+`generate` is the pattern as bytes, a chunk a frame, for tests that want to publish, cut or lose
+exact frames; the command line paces it in real time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from demo import barcode
+from demo.live_publisher import add_publisher_arguments, publish_from_command_line
+from demo.picture import TestCard
+from demo.segment_writer import CLOCK_RATE, SegmentWriter, SourceChunk
+
+SAMPLE_RATE = 48_000
+SAMPLES_PER_FRAME = 1024
+FLASH_S = 0.1
+"""The flash and the beep begin together, on every whole second of media time."""
+_BEEP_HZ = (1000, 1500)
+"""Left and right, so that swapped channels can be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatternOptions:
+    """What to generate."""
+
+    width: int = 512
+    height: int = 512
+    fps: Fraction = Fraction(30)
+    frames: int | None = None
+    """How many; None for ever."""
+    first_number: int = 0
+    start_pts: int = 900_000
+    """90 kHz pts of the first frame; past 2^33 it wraps on the wire."""
+    gop: int | None = None
+    """Frames from IDR to IDR; None for a second's worth."""
+    segment_s: float = 1.0
+    bit_rate: int = 2_000_000
+    preset: str = "ultrafast"
+    profile: str | None = None
+    """H.264 profile, e.g. ``high``; None leaves it to the preset (ultrafast: baseline)."""
+    b_frames: int = 0
+    audio: bool = True
+    pes_length: bool = False
+    """Announce the length of video PES packets, as libavformat by default does not."""
+    plain: bool = False
+    """Only the barcode on grey: the cheapest picture to draw and encode."""
+
+    def pts(self, number: int) -> int:
+        """The pts that frame `number` has, in 90 kHz ticks, unwrapped."""
+        return self.start_pts + round((number - self.first_number) * CLOCK_RATE / self.fps)
+
+
+def generate(options: PatternOptions) -> Iterator[SourceChunk]:
+    """The pattern's bytes, as fast as they are taken; pacing is up to the caller.
+
+    Blocks while it encodes (1-2 ms a frame at 512x512): not for the event loop's thread. Close
+    the iterator to free the encoders early.
+    """
+    numbers: Iterator[int] = itertools.count(options.first_number)
+    if options.frames is not None:
+        numbers = iter(range(options.first_number, options.first_number + options.frames))
+    card = TestCard(options.width, options.height, plain=options.plain)
+    began = datetime.now()
+    with av.open(io.BytesIO(), "w", format="mpegts") as encoders:
+        video = _video_encoder(encoders, options)
+        audio = encoders.add_stream("aac", SAMPLE_RATE, layout="stereo") if options.audio else None
+        # Opens the encoders, which gives the streams the parameters that segments copy.
+        encoders.start_encoding()
+        writer = SegmentWriter(
+            video, audio, segment_s=options.segment_s, pes_length=options.pes_length
+        )
+        sound = _sound(audio, options.start_pts) if audio is not None else None
+        number_of_pts: dict[int, int] = {}
+
+        def write(packets: list[av.Packet]) -> Iterator[SourceChunk]:
+            for packet in packets:
+                while sound is not None and writer.wants_audio(packet.dts):
+                    writer.add_audio(next(sound))
+                yield from writer.write_video(packet, number_of_pts.pop(packet.pts))
+
+        for number in numbers:
+            time_s = (number - options.first_number) / float(options.fps)
+            frame = card.draw(
+                number % (barcode.MAX_NUMBER + 1),
+                time_s,
+                began + timedelta(seconds=time_s),
+                flash=time_s % 1 < FLASH_S,
+            )
+            frame.pts = options.pts(number)
+            frame.time_base = Fraction(1, CLOCK_RATE)
+            number_of_pts[frame.pts] = number
+            yield from write(video.encode(frame))
+        yield from write(video.encode(None))
+        yield from writer.close()
+
+
+def _video_encoder(
+    encoders: av.container.OutputContainer, options: PatternOptions
+) -> av.VideoStream:
+    gop = options.gop or round(options.fps)
+    settings = {
+        "preset": options.preset,
+        "x264-params": f"keyint={gop}:min-keyint={gop}:scenecut=0:open-gop=0:b-adapt=0",
+        "bf": str(options.b_frames),
+        "threads": "1",
+    }
+    if not options.b_frames:
+        settings["tune"] = "zerolatency"
+    if options.profile is not None:
+        settings["profile"] = options.profile
+    stream = encoders.add_stream("libx264", options.fps, options=settings)
+    stream.width = options.width
+    stream.height = options.height
+    stream.pix_fmt = "yuv420p"
+    stream.bit_rate = options.bit_rate
+    stream.codec_context.time_base = Fraction(1, CLOCK_RATE)
+    return stream
+
+
+def _sound(encoder: av.AudioStream, start_pts: int) -> Iterator[av.Packet]:
+    """AAC packets for ever: silence, and a beep with each flash; pts in 90 kHz ticks."""
+    beep = _beep()
+    for position in itertools.count(0, SAMPLES_PER_FRAME):
+        samples = np.zeros((2, SAMPLES_PER_FRAME), np.float32)
+        inside = (position + np.arange(SAMPLES_PER_FRAME)) % SAMPLE_RATE
+        sounding = inside < beep.shape[1]
+        samples[:, sounding] = beep[:, inside[sounding]]
+        frame = av.AudioFrame.from_ndarray(samples, "fltp", "stereo")
+        frame.sample_rate = SAMPLE_RATE
+        frame.pts = position
+        frame.time_base = Fraction(1, SAMPLE_RATE)
+        for packet in encoder.encode(frame):
+            packet.pts = packet.dts = start_pts + packet.pts * CLOCK_RATE // SAMPLE_RATE
+            packet.time_base = Fraction(1, CLOCK_RATE)
+            yield packet
+
+
+def _beep() -> np.ndarray:
+    """The beep, shape (2, samples), with edges soft enough not to click."""
+    time_s = np.arange(round(SAMPLE_RATE * FLASH_S)) / SAMPLE_RATE
+    edge = np.clip(np.minimum(time_s, FLASH_S - time_s) / 0.002, 0, 1)
+    tones = np.sin(2 * np.pi * np.array(_BEEP_HZ)[:, None] * time_s)
+    return (0.3 * edge * tones).astype(np.float32)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    size = int(width), int(height)
+    if min(size) < 64 or size[0] % 2 or size[1] % 2:
+        raise ValueError(text)
+    return size
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m demo.test_pattern", description="Publish a live test pattern with sound."
+    )
+    parser.add_argument("url", help="trickle channel, e.g. http://127.0.0.1:3389/live")
+    parser.add_argument("--size", type=_size, default=(512, 512), metavar="WIDTHxHEIGHT")
+    parser.add_argument("--fps", type=Fraction, default=Fraction(30), help="e.g. 30 or 30000/1001")
+    parser.add_argument("--gop", type=int, help="frames from IDR to IDR; a second's worth")
+    parser.add_argument("--segment-seconds", type=float, default=1.0)
+    parser.add_argument("--bit-rate", type=int, default=2_000_000)
+    parser.add_argument("--preset", default="ultrafast", help="of x264")
+    parser.add_argument("--profile", help="of H.264: baseline, main, high")
+    parser.add_argument("--b-frames", type=int, default=0)
+    parser.add_argument("--start-pts", type=int, default=900_000, help="90 kHz")
+    parser.add_argument("--frames", type=int, help="end after so many; without, never")
+    parser.add_argument("--seconds", type=float, help="end after so much media")
+    parser.add_argument("--no-audio", dest="audio", action="store_false")
+    add_publisher_arguments(parser)
+    arguments = parser.parse_args()
+    frames = arguments.frames
+    if frames is None and arguments.seconds is not None:
+        frames = round(arguments.seconds * arguments.fps)
+    width, height = arguments.size
+    options = PatternOptions(
+        width=width,
+        height=height,
+        fps=arguments.fps,
+        frames=frames,
+        start_pts=arguments.start_pts,
+        gop=arguments.gop,
+        segment_s=arguments.segment_seconds,
+        bit_rate=arguments.bit_rate,
+        preset=arguments.preset,
+        profile=arguments.profile,
+        b_frames=arguments.b_frames,
+        audio=arguments.audio,
+    )
+    publish_from_command_line(arguments, generate(options))
+
+
+if __name__ == "__main__":
+    main()
