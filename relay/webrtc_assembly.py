@@ -122,7 +122,8 @@ class AccessUnitAssembler:
     def _missing(self) -> list[int]:
         """The first run of missing numbers: what everything else waits for."""
         assert self._next is not None
-        missing, number = [], self._next
+        missing: list[int] = []
+        number = self._next
         while number not in self._held and len(missing) < REORDER_LIMIT:
             missing.append(number)
             number = (number + 1) % SEQUENCE_MODULUS

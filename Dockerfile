@@ -1,0 +1,26 @@
+# The relay as a small image: PyAV's wheel carries FFmpeg, so no system media packages.
+FROM python:3.11-slim AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/venv
+COPY requirements.txt /tmp/requirements.txt
+RUN /opt/venv/bin/pip install --require-virtualenv --only-binary=:all: -r /tmp/requirements.txt
+
+FROM python:3.11-slim
+LABEL org.opencontainers.image.title="trickle-relay" \
+      org.opencontainers.image.licenses="MIT"
+RUN useradd --system --uid 10001 --home-dir /app --shell /usr/sbin/nologin relay
+COPY --from=build /opt/venv /opt/venv
+WORKDIR /app
+COPY LICENSE README.md trickle_relay_service.py trickle_components.py ./
+COPY relay/ relay/
+COPY demo/ demo/
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+USER relay
+EXPOSE 8890
+STOPSIGNAL SIGTERM
+# The port is read from the same setting as the service's.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 \
+  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('RELAY_PORT', '8890') + '/health', timeout=2)"]
+CMD ["python", "trickle_relay_service.py"]

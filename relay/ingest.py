@@ -1,0 +1,92 @@
+"""The first half of the path: trickle in, demux, decode, into the queue of decoded frames.
+
+Bytes are demuxed on the event loop as they arrive; a picture is decoded on a codec thread when
+its last byte is here. Nothing waits for a segment to end. Audio does not take the way through
+the server: it goes straight to the output.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from relay.codec_executor import CodecExecutor
+from relay.media.access_unit import AccessUnit, DecodedFrame, MediaKind
+from relay.media.stream_decoder import TrickleStreamDecoder
+from relay.queues import MediaQueue
+from relay.stats import RateMeter
+from relay.trickle.subscriber import TrickleSubscriber
+
+log = structlog.get_logger(__name__)
+
+
+class Ingest:
+    """Stages 1 to 3.
+
+    Args:
+        on_audio: called on the event loop with each audio access unit.
+    """
+
+    def __init__(
+        self,
+        subscriber: TrickleSubscriber,
+        decoder: TrickleStreamDecoder,
+        codecs: CodecExecutor,
+        frames: MediaQueue[DecodedFrame],
+        on_audio: Callable[[AccessUnit], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.decoded = RateMeter()
+        self.audio_units = 0
+        self._subscriber = subscriber
+        self._decoder = decoder
+        self._codecs = codecs
+        self._frames = frames
+        self._on_audio = on_audio
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Read the input channel to its end, then close the frame queue, whatever happened.
+
+        Raises:
+            TrickleError: the channel can't be read.
+        """
+        try:
+            async with self._subscriber:
+                async for segment in self._subscriber:
+                    async for data in segment:
+                        await self._take(self._decoder.demux(data, self._clock()))
+                    await self._take(self._decoder.segment_boundary(self._clock()))
+            self._queue(await self._codecs.run(self._decoder.flush))
+        finally:
+            self._frames.close()
+
+    def close(self) -> None:
+        """Free the decoder, once `run` has ended."""
+        self._decoder.close()
+
+    async def _take(self, units: list[AccessUnit]) -> None:
+        for unit in units:
+            if unit.stream.kind is MediaKind.AUDIO:
+                self.audio_units += 1
+                self._on_audio(unit)
+            elif unit.stream.kind is MediaKind.VIDEO:
+                self._queue(await self._codecs.run(self._decoder.decode, unit))
+
+    def _queue(self, frames: list[DecodedFrame]) -> None:
+        for frame in frames:
+            self.decoded.tick()
+            if not self._frames.closed:
+                self._frames.put_nowait(frame)
+
+    def status(self) -> dict[str, Any]:
+        """The input's part of the session status."""
+        return {
+            "fps": round(self.decoded.rate, 1),
+            "frames": self.decoded.total,
+            "audio_units": self.audio_units,
+        }

@@ -1,0 +1,196 @@
+"""The whole path of one session, in the order the video flows, and its supervision.
+
+    subscriber -> demuxer -> decoder -> [decoded_frames] -> processor (ComfyStream over WebRTC)
+      -> [processed_frames] -> encoder -> muxer -> [output_segments] -> publisher
+
+Each stage ends by closing the queue behind it, so the end of the input drains through to a
+closed output channel. A stage that fails ends the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import aiohttp
+
+from relay.codec_executor import CodecExecutor
+from relay.comfystream_processor import ReconnectPolicy
+from relay.config import Settings
+from relay.egress import Egress
+from relay.errors import RelayError, TrickleError
+from relay.ingest import Ingest
+from relay.media.access_unit import DecodedFrame, ElementaryStream
+from relay.media.encoder import VideoEncoder
+from relay.media.segment_encoder import TrickleSegmentEncoder
+from relay.media.stream_decoder import TrickleStreamDecoder
+from relay.processor import FrameProcessor, ProcessedUnit
+from relay.publish import OutputSegment, Publish
+from relay.queues import MediaQueue
+from relay.session_config import SessionConfig
+from relay.session_state import EndReason
+from relay.trickle.publisher import TricklePublisher
+from relay.trickle.publisher_options import PublisherOptions
+from relay.trickle.subscriber import SubscriberOptions, TrickleSubscriber
+from relay.webrtc_client import WebRTCOptions
+
+
+class PipelineResources:
+    """What all sessions of a process share.
+
+    Args:
+        http: for trickle and signalling; without a connection limit or a total timeout.
+    """
+
+    def __init__(self, settings: Settings, http: aiohttp.ClientSession) -> None:
+        self.settings = settings
+        self.http = http
+        self.codecs = CodecExecutor(settings.codec_threads)
+        self.webrtc_options = WebRTCOptions(
+            ice_servers=[server.to_dict() for server in settings.ice_servers],
+            media_timeout_s=settings.media_timeout_s,
+            announce_next_frame=settings.early_delimiter,
+            release_on_marker=settings.marker_release,
+        )
+        self.reconnect_policy = ReconnectPolicy(
+            offer_timeout_s=settings.offer_timeout_s,
+            first_wait_s=settings.reconnect_first_wait_s,
+            longest_wait_s=settings.reconnect_longest_wait_s,
+        )
+
+    def make_uplink_encoder(self, width: int, height: int) -> VideoEncoder:
+        """For frames towards ComfyStream: what its decoder surely takes."""
+        return VideoEncoder(width, height, profile="baseline")
+
+    def make_segment_encoder(
+        self, config: SessionConfig, audio: ElementaryStream | None
+    ) -> TrickleSegmentEncoder:
+        """For the output channel."""
+        return TrickleSegmentEncoder(
+            config.width,
+            config.height,
+            config.segment_seconds,
+            audio=audio,
+            bit_rate=self.settings.video_bitrate or None,
+        )
+
+    async def aclose(self) -> None:
+        """Close them, once every session has ended."""
+        await self.http.close()
+        self.codecs.close()
+
+
+class Pipeline:
+    """One session's stages and the queues between them."""
+
+    def __init__(
+        self, config: SessionConfig, resources: PipelineResources, processor: FrameProcessor
+    ) -> None:
+        settings = resources.settings
+        self._decoded: MediaQueue[DecodedFrame] = MediaQueue(
+            "decoded_frames", settings.decoded_frames_capacity
+        )
+        self._processed: MediaQueue[ProcessedUnit] = MediaQueue(
+            "processed_frames", settings.processed_frames_capacity
+        )
+        self._segments: MediaQueue[OutputSegment] = MediaQueue(
+            "output_segments", settings.output_segments_capacity
+        )
+        subscriber = TrickleSubscriber(
+            config.input_stream_url, session=resources.http, options=SubscriberOptions()
+        )
+        decoder = TrickleStreamDecoder(config.width, config.height, config.fit)
+        publisher = TricklePublisher(
+            config.output_stream_url,
+            session=resources.http,
+            options=PublisherOptions(close_timeout_s=settings.stop_timeout_s * 0.75),
+        )
+        self._egress = Egress(
+            self._processed,
+            self._segments,
+            resources.codecs,
+            lambda audio: resources.make_segment_encoder(config, audio),
+            lambda: decoder.audio,
+        )
+        self._ingest = Ingest(
+            subscriber, decoder, resources.codecs, self._decoded, self._egress.add_audio
+        )
+        self._processor = processor
+        self._publish = Publish(publisher, self._segments)
+        self._ingest_task: asyncio.Task[None] | None = None
+        self.end_reason: EndReason | None = None
+        """What the first stage to end for a reason of its own says."""
+
+    async def run(self) -> EndReason:
+        """Run until the input has ended or `stop` was called, and everything is published.
+
+        Raises:
+            RelayError: the first that a stage could not cope with.
+        """
+        try:
+            async with asyncio.TaskGroup() as stages:
+                self._ingest_task = stages.create_task(self._read_input())
+                stages.create_task(self._process())
+                stages.create_task(self._egress.run())
+                stages.create_task(self._write_output())
+        except* RelayError as errors:
+            raise _first(errors) from None
+        finally:
+            self._ingest.close()
+            self._egress.close()
+        return self.end_reason or EndReason.INPUT_ENDED
+
+    def stop(self) -> None:
+        """End the input here and now; what is under way is still published. Idempotent."""
+        self._decoded.clear("stopped")
+        self._decoded.close()
+        if self._ingest_task is not None:
+            self._ingest_task.cancel()
+
+    def queue_sizes(self) -> dict[str, int]:
+        """How many items wait in each queue now."""
+        return {queue.name: len(queue) for queue in self._queues()}
+
+    def status(self) -> dict[str, Any]:
+        """Plain values for the session's status."""
+        return {
+            "fps_in": round(self._ingest.decoded.rate, 1),
+            "fps_out": round(self._publish.frames.rate, 1),
+            "delay_ms": self._publish.delay.percentiles_ms(),
+            "frames_dropped": {
+                queue.name: dict(queue.dropped) for queue in self._queues() if queue.dropped
+            },
+            "input": self._ingest.status(),
+            "output": self._publish.status() | self._egress.status(),
+        }
+
+    async def _read_input(self) -> None:
+        try:
+            await self._ingest.run()
+        except TrickleError:
+            self.end_reason = self.end_reason or EndReason.INPUT_TIMEOUT
+            raise
+
+    async def _write_output(self) -> None:
+        try:
+            await self._publish.run()
+        except TrickleError:
+            self.end_reason = self.end_reason or EndReason.OUTPUT_GONE
+            raise
+
+    async def _process(self) -> None:
+        try:
+            await self._processor.run(self._decoded, self._processed)
+        finally:
+            self._processed.close()
+
+    def _queues(self) -> tuple[MediaQueue[Any], ...]:
+        return self._decoded, self._processed, self._segments
+
+
+def _first(errors: BaseExceptionGroup[RelayError]) -> RelayError:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, RelayError)
+    return error

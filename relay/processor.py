@@ -1,0 +1,34 @@
+"""The seam where frames become other frames.
+
+The pipeline gives a processor decoded frames in one queue and takes media units from another.
+Today that is a ComfyStream server over WebRTC; a Python function would fit the same two queues.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from relay.media.access_unit import AccessUnit, DecodedFrame
+from relay.queues import MediaQueue
+
+ProcessedUnit = AccessUnit | DecodedFrame
+"""A processed picture, still encoded (H.264) or decoded; either carries its source pts."""
+
+
+class FrameProcessor(Protocol):
+    """Frames in, frames out, in order, each output with the pts of the input it shows."""
+
+    async def run(
+        self, frames: MediaQueue[DecodedFrame], processed: MediaQueue[ProcessedUnit]
+    ) -> None:
+        """Process until `frames` is closed and what is under way has come back.
+
+        Frames are taken newest first when they come faster than they can be processed. A
+        cancel ends it and releases what it holds.
+
+        Raises:
+            ProcessingError: it can't go on and won't recover by itself.
+        """
+
+    def status(self) -> dict[str, Any]:
+        """Plain values for the session's status."""

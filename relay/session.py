@@ -1,0 +1,178 @@
+"""One relay session: its state, its pipeline, why it ended, what its status says."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from relay.comfystream_processor import ComfyStreamProcessor, LinkState
+from relay.errors import RelayError
+from relay.pipeline import Pipeline, PipelineResources
+from relay.session_config import SessionConfig
+from relay.session_state import TRANSITIONS, EndReason, SessionState
+from relay.tasks import cancel_and_wait
+
+log = structlog.get_logger(__name__)
+
+
+class Session:
+    """A stream from one input channel through ComfyStream to one output channel.
+
+    Made by `SessionManager`. Runs in a task of its own; nothing that goes wrong in it leaves
+    it other than as its state, its reason and its error.
+    """
+
+    def __init__(self, config: SessionConfig, resources: PipelineResources) -> None:
+        self.session_id = str(uuid.uuid4())
+        self.config = config
+        self.state = SessionState.STARTING
+        self.created_at = datetime.now(UTC)
+        self.ended_at: datetime | None = None
+        self.end_reason: EndReason | None = None
+        self.error: RelayError | None = None
+        """The first error that ended it."""
+        self._resources = resources
+        self._processor = ComfyStreamProcessor(
+            config,
+            resources.webrtc_options,
+            resources.reconnect_policy,
+            resources.http,
+            resources.codecs,
+            resources.make_uplink_encoder,
+            on_change=self._follow_link,
+        )
+        self._pipeline = Pipeline(config, resources, self._processor)
+        self._task: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._task = asyncio.create_task(self._run(), name=f"session-{self.session_id}")
+
+    async def stop(
+        self, reason: EndReason = EndReason.REQUESTED, *, timeout_s: float = 2.0
+    ) -> None:
+        """End it and wait until it has: what is under way is published, the peer connection is
+        closed, the open segment finished, the output channel closed. Idempotent.
+
+        Args:
+            timeout_s: after so long whatever still runs is cancelled.
+        """
+        if self._task is None:
+            return
+        if not self.state.final and self.state is not SessionState.STOPPING:
+            self.end_reason = reason
+            self._set_state(SessionState.STOPPING, reason.value)
+            self._pipeline.stop()
+        done, _ = await asyncio.wait([self._task], timeout=timeout_s)
+        if not done:
+            log.warning("session.stop_timeout", timeout_s=timeout_s)
+            await cancel_and_wait([self._task])
+
+    async def wait_ended(self) -> None:
+        """Return when the session has ended, for whatever reason."""
+        await self._ended.wait()
+
+    def summary(self) -> dict[str, Any]:
+        """The session's entry in `GET /sessions`."""
+        return {
+            "session_id": self.session_id,
+            "status": self.state.value,
+            "input_stream_url": self.config.input_stream_url,
+            "output_stream_url": self.config.output_stream_url,
+            "created_at": _timestamp(self.created_at),
+        }
+
+    def status(self) -> dict[str, Any]:
+        """The `session` object of `GET /session/{id}/status`."""
+        error = self.error
+        return {
+            "session_id": self.session_id,
+            "status": self.state.value,
+            "input_stream_url": self.config.input_stream_url,
+            "output_stream_url": self.config.output_stream_url,
+            "comfystream_url": self.config.comfystream_url,
+            "width": self.config.width,
+            "height": self.config.height,
+            "created_at": _timestamp(self.created_at),
+            "queue_sizes": self._pipeline.queue_sizes(),
+            "webrtc_state": self._processor.webrtc_state,
+            "fit": self.config.fit.value,
+            "segment_seconds": self.config.segment_seconds,
+            "mode": "workflow" if self.config.prompts else "passthrough",
+            "ended_at": _timestamp(self.ended_at) if self.ended_at else None,
+            "end_reason": self.end_reason.value if self.end_reason else None,
+            "error": error.message if error else None,
+            "error_code": error.code if error else None,
+            "warnings": list(self.config.warnings),
+            "processing": self._processor.status(),
+            **self._pipeline.status(),
+        }
+
+    async def _run(self) -> None:
+        structlog.contextvars.bind_contextvars(session_id=self.session_id)
+        log.info(
+            "session.start",
+            input_stream_url=self.config.input_stream_url,
+            output_stream_url=self.config.output_stream_url,
+            comfystream_url=self.config.comfystream_url,
+            width=self.config.width,
+            height=self.config.height,
+            workflows=len(self.config.prompts),
+        )
+        final = SessionState.STOPPED
+        try:
+            reason = await self._pipeline.run()
+            self.end_reason = self.end_reason or reason
+        except RelayError as error:
+            self.error = error
+            self.end_reason = (
+                self.end_reason or self._pipeline.end_reason or EndReason.INTERNAL_ERROR
+            )
+            final = SessionState.FAILED
+            log.warning("session.failed", code=error.code, error=error.message)
+        except asyncio.CancelledError:
+            self.end_reason = self.end_reason or EndReason.DRAINED
+            raise
+        except Exception as error:
+            self.error = RelayError(
+                "the relay failed; its log has the cause", code="internal_error"
+            )
+            self.end_reason = EndReason.INTERNAL_ERROR
+            final = SessionState.FAILED
+            log.exception("session.internal_error", error=str(error))
+        finally:
+            self.ended_at = datetime.now(UTC)
+            if self.state is not SessionState.STOPPING:
+                self._set_state(SessionState.STOPPING, _value(self.end_reason))
+            self._set_state(final, _value(self.end_reason))
+            self._ended.set()
+
+    def _follow_link(self) -> None:
+        link = self._processor.link_state
+        if link is LinkState.CONNECTED and self.state is not SessionState.STOPPING:
+            self._set_state(SessionState.ACTIVE, "connected")
+        elif link is LinkState.WAITING and self.state is SessionState.ACTIVE:
+            error = self._processor.last_error
+            self._set_state(SessionState.RECONNECTING, error.code if error else "unknown")
+
+    def _set_state(self, state: SessionState, reason: str) -> None:
+        if state is self.state:
+            return
+        if state not in TRANSITIONS[self.state]:
+            raise AssertionError(f"no transition from {self.state} to {state}")
+        log.info("session.state", old=self.state.value, new=state.value, reason=reason)
+        self.state = state
+
+
+def _value(reason: EndReason | None) -> str:
+    return reason.value if reason else "unknown"
+
+
+def _timestamp(moment: datetime) -> str:
+    """UTC without zone, to the second, as the HTTP contract shows it."""
+    return moment.replace(tzinfo=None).isoformat(timespec="seconds")

@@ -1,0 +1,119 @@
+"""Every session of this process: admit, find, list, stop, drain."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import aiohttp
+import structlog
+
+from relay import aiortc_internals
+from relay.config import Settings
+from relay.errors import BusyError, RequestError
+from relay.pipeline import PipelineResources
+from relay.session import Session
+from relay.session_config import SessionConfig
+from relay.session_state import EndReason
+
+log = structlog.get_logger(__name__)
+
+ENDED_KEPT = timedelta(minutes=10)
+"""How long a session that ended by itself can still be asked why."""
+ENDED_MOST = 200
+
+
+class SessionManager:
+    """Owns the sessions and what they share: the HTTP client and the codec threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._sessions: dict[str, Session] = {}
+        self._resources: PipelineResources | None = None
+        self._draining = False
+
+    async def start(self) -> None:
+        """Open what the sessions share."""
+        aiortc_internals.shorten_consent()
+        # Long polls and open POSTs: connections are many, idle and long-lived by design.
+        http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+        )
+        self._resources = PipelineResources(self._settings, http)
+
+    async def aclose(self, *, timeout_s: float | None = None) -> None:
+        """Drain: take no more, end every session, close what they share. Idempotent."""
+        self._draining = True
+        limit_s = self._settings.stop_timeout_s if timeout_s is None else timeout_s
+        await asyncio.gather(
+            *(s.stop(EndReason.DRAINED, timeout_s=limit_s) for s in self._sessions.values())
+        )
+        resources, self._resources = self._resources, None
+        if resources is not None:
+            await resources.aclose()
+
+    async def start_session(self, config: SessionConfig) -> Session:
+        """Make a session and return at once; it connects in the background.
+
+        Raises:
+            BusyError: full, starting or draining.
+            RequestError: 409 `output_in_use`: another session writes that channel.
+        """
+        if self._resources is None or self._draining:
+            raise BusyError("the relay is not taking sessions now; try again", code="draining")
+        self._forget_old()
+        running = [s for s in self._sessions.values() if not s.state.final]
+        limit = self._settings.max_sessions
+        if limit and len(running) >= limit:
+            raise BusyError(f"all {limit} sessions are taken; stop one or try later", code="full")
+        for other in running:
+            if other.config.output_stream_url == config.output_stream_url:
+                raise RequestError(
+                    f"session {other.session_id} already publishes to that output_stream_url;"
+                    " stop it or choose another",
+                    code="output_in_use",
+                    http_status=409,
+                )
+        session = Session(config, self._resources)
+        self._sessions[session.session_id] = session
+        session.start()
+        return session
+
+    async def stop_session(self, session_id: str) -> None:
+        """End a session and forget it.
+
+        Raises:
+            RequestError: 404 `session_not_found`.
+        """
+        session = self.get(session_id)
+        await session.stop(timeout_s=self._settings.stop_timeout_s)
+        self._sessions.pop(session_id, None)
+
+    def get(self, session_id: str) -> Session:
+        """A session that runs, or ended by itself within the last minutes.
+
+        Raises:
+            RequestError: 404 `session_not_found`.
+        """
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise RequestError(
+                f"no session {session_id}: it was stopped, or never started here;"
+                " GET /sessions lists them",
+                code="session_not_found",
+                http_status=404,
+            )
+        return session
+
+    def list(self, *, ended: bool = False) -> list[Session]:
+        """The sessions that run, oldest first; with `ended` those that ended instead."""
+        return [s for s in self._sessions.values() if s.state.final == ended]
+
+    def _forget_old(self) -> None:
+        horizon = datetime.now(UTC) - ENDED_KEPT
+        ended = self.list(ended=True)
+        surplus = ended[: max(0, len(ended) - ENDED_MOST)]
+        for session in ended:
+            if session in surplus or (session.ended_at and session.ended_at < horizon):
+                del self._sessions[session.session_id]

@@ -1,0 +1,265 @@
+"""One WebRTC connection to a ComfyStream server: connect, watch, close.
+
+A connection is used once: aiortc can't restart ICE, and a new RTCPeerConnection also resets
+every fault of the server's timestamps. Reconnecting is `comfystream_processor`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from aiortc import (
+    RTCConfiguration,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCRtpSender,
+    RTCSessionDescription,
+)
+
+from relay import aiortc_internals
+from relay.codec_executor import CodecExecutor
+from relay.errors import ProcessingError
+from relay.media.access_unit import DecodedFrame
+from relay.media.encoder import VideoEncoder
+from relay.pacing import FlightControl
+from relay.processor import ProcessedUnit
+from relay.queues import MediaQueue
+from relay.tasks import run_beside
+from relay.webrtc_tracks import FrameLedger, IncomingVideo, VideoStreamTrack
+
+log = structlog.get_logger(__name__)
+
+OfferExchange = Callable[[str], Awaitable[str]]
+"""Sends our offer's SDP, returns the answer's; raises ProcessingError."""
+
+CONNECT_TIMEOUT_S = 10.0
+"""From the answer to ICE and DTLS being up; 25 ms on loopback."""
+FIRST_MEDIA_TIMEOUT_S = 10.0
+KEYFRAME_AFTER_S = 0.5
+WATCH_INTERVAL_S = 0.25
+CLOSE_TIMEOUT_S = 0.5
+PASSTHROUGH_FLIGHT = 30
+PROMPT_FLIGHT = 2
+"""ComfyStream holds one frame in work and one waiting (its input queue has one place)."""
+DRAIN_TIMEOUT_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class WebRTCOptions:
+    """How a connection is made; everything that is not the request's."""
+
+    ice_servers: Sequence[dict[str, Any]] = ()
+    """`{"urls", "username"?, "credential"?}` each; none by default: no STUN, no delay."""
+    media_timeout_s: float = 2.0
+    """A connection that returns nothing for this long while frames are under way is dead."""
+    bit_rate: int = 2_000_000
+    """What we ask the server's encoder for, bits per second."""
+    announce_next_frame: bool = True
+    release_on_marker: bool = True
+
+
+class WebRTCClient:
+    """One peer connection: H.264 out and back, data channels `control` and `data`.
+
+    Args:
+        exchange_offer: the server's signalling.
+        processing: whether a workflow runs; decides how many frames may be under way.
+        make_encoder: for the outgoing frames, from (width, height).
+    """
+
+    def __init__(
+        self,
+        exchange_offer: OfferExchange,
+        options: WebRTCOptions,
+        codecs: CodecExecutor,
+        make_encoder: Callable[[int, int], VideoEncoder],
+        *,
+        processing: bool,
+    ) -> None:
+        self.ledger = FrameLedger()
+        self._exchange_offer = exchange_offer
+        self._options = options
+        self._codecs = codecs
+        self._make_encoder = make_encoder
+        self._flight = FlightControl(
+            PROMPT_FLIGHT if processing else PASSTHROUGH_FLIGHT,
+            lambda: self.ledger.identifier.in_flight,
+        )
+        self._peer: RTCPeerConnection | None = None
+        self._outgoing: VideoStreamTrack | None = None
+        self._incoming: IncomingVideo | None = None
+        self._state_changed = asyncio.Event()
+        self._connected_at = 0.0
+
+    @property
+    def state(self) -> str:
+        """W3C's RTCPeerConnectionState."""
+        return self._peer.connectionState if self._peer is not None else "new"
+
+    async def connect(
+        self, frames: MediaQueue[DecodedFrame], processed: MediaQueue[ProcessedUnit]
+    ) -> None:
+        """Offer, and return when ICE and DTLS are up. A cancel leaves `aclose` to be called.
+
+        Raises:
+            ProcessingError: the signalling's, or code `webrtc_failed`.
+        """
+
+        def deliver(unit: ProcessedUnit) -> None:
+            if not processed.closed:
+                processed.put_nowait(unit)
+
+        ice_servers = [RTCIceServer(**server) for server in self._options.ice_servers]
+        peer = self._peer = RTCPeerConnection(RTCConfiguration(iceServers=ice_servers))
+        peer.on("connectionstatechange", self._state_changed.set)
+        self._outgoing = VideoStreamTrack(
+            frames,
+            self._make_encoder,
+            self._codecs,
+            self.ledger,
+            self._flight,
+            announce_next=self._options.announce_next_frame,
+        )
+        transceiver = peer.addTransceiver(self._outgoing, direction="sendrecv")
+        transceiver.setCodecPreferences(
+            [c for c in RTCRtpSender.getCapabilities("video").codecs if c.mimeType == "video/H264"]
+        )
+        self._incoming = IncomingVideo(
+            self.ledger,
+            self._flight,
+            deliver,
+            release_on_marker=self._options.release_on_marker,
+        )
+        self._incoming.attach(transceiver.receiver)
+        aiortc_internals.on_keyframe_request(transceiver.sender, self._outgoing.request_keyframe)
+        peer.createDataChannel("control")
+        peer.createDataChannel("data")
+
+        await peer.setLocalDescription(await peer.createOffer())
+        answer = await self._exchange_offer(peer.localDescription.sdp)
+        try:
+            await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+        except Exception as error:  # aiortc raises many kinds for an SDP it can't use
+            raise ProcessingError(
+                "ComfyStream's WebRTC answer can't be used", code="comfystream_bad_answer"
+            ) from error
+        if transceiver.currentDirection != "sendrecv":
+            raise ProcessingError(
+                "ComfyStream's answer does not return H.264 video", code="comfystream_bad_answer"
+            )
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self._wait_for_state("connected")
+        except TimeoutError:
+            raise ProcessingError(
+                "no WebRTC connection to ComfyStream: its UDP ports can't be reached from here;"
+                " see ICE and TURN in the operator's guide",
+                code="webrtc_failed",
+            ) from None
+        self._connected_at = time.monotonic()
+
+    async def run(self) -> None:
+        """Return when the frames have ended and come back; raise when the connection fails.
+
+        Raises:
+            ProcessingError: code `webrtc_failed` (closed, encoder failed) or
+                `media_timeout` (nothing comes back).
+        """
+        await run_beside(
+            self._send_until_the_end(),
+            self._watch_media(),
+            self._watch_state(),
+            self._limit_bitrate(),
+        )
+
+    async def aclose(self) -> None:
+        """Say goodbye (RTCP BYE, DTLS close) and free everything. Idempotent, bounded."""
+        peer, self._peer = self._peer, None
+        if self._incoming is not None:
+            await self._incoming.aclose()
+        if peer is not None:
+            try:
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await peer.close()
+            except TimeoutError:
+                log.warning("webrtc.close_timeout", timeout_s=CLOSE_TIMEOUT_S)
+        if self._outgoing is not None:
+            self._outgoing.close_encoder()
+
+    async def _send_until_the_end(self) -> None:
+        assert self._outgoing is not None
+        await self._outgoing.ended.wait()
+        if self._outgoing.failure is not None:
+            raise ProcessingError(
+                "encoding towards ComfyStream failed", code="webrtc_failed"
+            ) from self._outgoing.failure
+        await self._wait_for_returns()
+
+    async def _wait_for_state(self, wanted: str) -> None:
+        assert self._peer is not None
+        while self._peer.connectionState != wanted:
+            if self._peer.connectionState in ("failed", "closed"):
+                raise ProcessingError(
+                    f"the WebRTC connection to ComfyStream {self._peer.connectionState} while"
+                    " connecting",
+                    code="webrtc_failed",
+                )
+            self._state_changed.clear()
+            await self._state_changed.wait()
+
+    async def _watch_state(self) -> None:
+        while self.state not in ("failed", "closed"):
+            self._state_changed.clear()
+            await self._state_changed.wait()
+        raise ProcessingError(
+            f"the WebRTC connection to ComfyStream was {self.state}", code="webrtc_failed"
+        )
+
+    async def _watch_media(self) -> None:
+        """Judge the connection by what comes back, not by its state, which may say "connected"
+        for as long as a peer that is gone takes to be missed (24-36 s)."""
+        assert self._incoming is not None
+        asked_at = 0.0
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            now = time.monotonic()
+            waited_since = self.ledger.oldest_unreturned_at()
+            if waited_since is None:
+                continue
+            last_unit_at = self._incoming.last_unit_at
+            if last_unit_at is None:
+                silent_s, limit_s = now - waited_since, FIRST_MEDIA_TIMEOUT_S
+            else:
+                silent_s = now - max(waited_since, last_unit_at)
+                limit_s = max(self._options.media_timeout_s, 3 * self.ledger.slowest_recent_s())
+            if silent_s > limit_s:
+                raise ProcessingError(
+                    f"ComfyStream returned nothing for {silent_s:.1f} s", code="media_timeout"
+                )
+            if silent_s > KEYFRAME_AFTER_S and now - asked_at > KEYFRAME_AFTER_S:
+                asked_at = now
+                await self._incoming.request_keyframe()
+            given_up = self.ledger.give_up_before(now - limit_s / 2)
+            if given_up:
+                self._flight.returned()
+
+    async def _limit_bitrate(self) -> None:
+        """Tell the server's encoder its rate with the first packet: it starts at 1 Mbit/s and
+        would otherwise rebuild itself, with a keyframe, after about 3 s."""
+        assert self._incoming is not None
+        await self._incoming.first_packet.wait()
+        await self._incoming.limit_bitrate(self._options.bit_rate)
+
+    async def _wait_for_returns(self) -> None:
+        """Frames under way still come back, but nobody waits long for the last ones."""
+        try:
+            async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                while self.ledger.identifier.in_flight:
+                    await self._flight.wait_for_return()
+        except TimeoutError:
+            pass

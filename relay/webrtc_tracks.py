@@ -1,0 +1,313 @@
+"""The two ends of the WebRTC connection: frames out, access units back.
+
+`VideoStreamTrack` turns decoded frames into the encoded packets that aiortc sends;
+`IncomingVideo` turns RTP packets into access units that carry the source's time again. Between
+them stands the identity of each frame (`media.timeline`), and the number of frames that may be
+under way (`pacing`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import av
+import structlog
+from aiortc import MediaStreamTrack, RTCRtpReceiver
+from aiortc.mediastreams import MediaStreamError
+
+from relay import aiortc_internals
+from relay.codec_executor import CodecExecutor
+from relay.media import h264
+from relay.media.access_unit import TIME_BASE, AccessUnit, DecodedFrame, ElementaryStream, MediaKind
+from relay.media.encoder import VideoEncoder
+from relay.media.timeline import FrameIdentifier, Identified, SentFrame, StampIssuer
+from relay.pacing import FlightControl
+from relay.queues import MediaQueue, QueueClosed
+from relay.stats import DelayMeter, RateMeter
+from relay.webrtc_assembly import AccessUnitAssembler, AssembledUnit
+
+log = structlog.get_logger(__name__)
+
+ACCESS_UNIT_DELIMITER = b"\x00\x00\x00\x01\x09\xf0"
+"""H.264 7.3.2.4 with primary_pic_type 7: any slice type."""
+KEYFRAME_INTERVAL_S = 0.25
+"""Keyframe requests are answered at most this often: a peer that can't decode asks with every
+frame (119 PLIs in 121 frames, measured), and one IDR costs ten ordinary frames."""
+KEYFRAME_UNTIL_RETURN_S = 1.0
+"""Until anything comes back the keyframe is repeated this often: older servers don't ask."""
+FEED_INTERVAL_S = 1.0
+"""A source that pauses is stood in for by its last frame: ComfyStream ends a return track for
+good after 5 s without a frame (unprocessed), and its timestamps drift after a pause."""
+STALE_AFTER_S = 0.25
+"""A frame that has waited this long for its turn makes way for the newest."""
+RETURNED_STREAM = ElementaryStream(MediaKind.VIDEO, "h264", 0x1B)
+
+
+@dataclass(slots=True)
+class FrameLedger:
+    """What both directions of one connection share about the frames under way."""
+
+    issuer: StampIssuer = field(default_factory=StampIssuer)
+    identifier: FrameIdentifier = field(default_factory=FrameIdentifier)
+    sent: RateMeter = field(default_factory=RateMeter)
+    returned: RateMeter = field(default_factory=RateMeter)
+    round_trip: DelayMeter = field(default_factory=DelayMeter)
+    abandoned: int = 0
+    """Frames sent that never came back."""
+
+    def oldest_unreturned_at(self) -> float | None:
+        """When the oldest frame under way was sent; None if none is."""
+        return self.identifier.oldest_sent_at
+
+    def slowest_recent_s(self) -> float:
+        """The 99th percentile of the last round trips, in seconds; 0.0 without one."""
+        percentiles = self.round_trip.percentiles_ms()
+        return percentiles["p99"] / 1000 if percentiles else 0.0
+
+    def give_up_before(self, sent_at: float) -> int:
+        """Stop waiting for frames sent before that time; returns how many there were."""
+        count = self.identifier.forget_sent_before(sent_at)
+        self.abandoned += count
+        return count
+
+
+class VideoStreamTrack(MediaStreamTrack):
+    """The outgoing track: takes decoded frames from a queue, gives aiortc encoded packets.
+
+    aiortc calls `recv` once the connection is up; anything but a clean end would kill its sender
+    for good without a word, so `recv` raises MediaStreamError only, when the queue has ended or
+    the encoder has failed (`failure` then says why).
+
+    Args:
+        frames: DecodedFrame, all of one size (yuv420p).
+        make_encoder: makes the encoder for the first frame's (width, height).
+        codecs: where encoding runs.
+        ledger: shared with the `IncomingVideo` of the same connection.
+        flight: how many frames may be under way.
+        announce_next: send the next frame's access unit delimiter right behind each frame, so
+            that a receiver which waits for the next timestamp releases this one at once.
+    """
+
+    kind = "video"
+
+    def __init__(
+        self,
+        frames: MediaQueue[DecodedFrame],
+        make_encoder: Callable[[int, int], VideoEncoder],
+        codecs: CodecExecutor,
+        ledger: FrameLedger,
+        flight: FlightControl,
+        *,
+        announce_next: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self.failure: Exception | None = None
+        self.ended = asyncio.Event()
+        """Set when no further frame will be sent."""
+        self._frames = frames
+        self._make_encoder = make_encoder
+        self._codecs = codecs
+        self._ledger = ledger
+        self._flight = flight
+        self._announce_next = announce_next
+        self._clock = clock
+        self._encoder: VideoEncoder | None = None
+        self._announcement: av.Packet[Any] | None = None
+        self._last: DecodedFrame | None = None
+        self._keyframe_wanted = False
+        self._last_keyframe_at = float("-inf")
+        self._started = False
+
+    def request_keyframe(self) -> None:
+        """The peer can't decode (PLI or FIR): make the next frame an IDR, rate-limited."""
+        self._keyframe_wanted = True
+
+    async def recv(self) -> av.Packet[Any]:
+        """The next packet: an access unit, or the delimiter that announces the next one.
+
+        Raises:
+            MediaStreamError: the source has ended or encoding failed.
+        """
+        if self._announcement is not None:
+            announcement, self._announcement = self._announcement, None
+            return announcement
+        if self.readyState != "live":
+            raise MediaStreamError
+        if not self._started:
+            self._started = True
+            self._frames.clear("before_connection")
+        try:
+            while True:
+                unit = await self._encode(*await self._next_frame())
+                if unit is not None:
+                    return self._packet(unit)
+        except QueueClosed:
+            raise MediaStreamError from None
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # aiortc's sender must not see anything else
+            self.failure = error
+            raise MediaStreamError from error
+        finally:
+            if self._frames.closed and not len(self._frames):
+                self.ended.set()
+
+    def stop(self) -> None:
+        """End the track; aiortc calls it when the connection closes. Idempotent."""
+        super().stop()
+        self.ended.set()
+
+    def close_encoder(self) -> None:
+        """Free the encoder, once aiortc has stopped calling `recv`."""
+        if self._encoder is not None:
+            self._encoder.close()
+            self._encoder = None
+
+    async def _next_frame(self) -> tuple[DecodedFrame, int | None]:
+        """A frame to send and its source pts, or the last one again and None."""
+        await self._flight.wait_for_room()
+        try:
+            async with asyncio.timeout(FEED_INTERVAL_S if self._last is not None else None):
+                frame = await self._frames.get()
+        except TimeoutError:
+            assert self._last is not None
+            return self._last, None
+        if self._clock() - frame.arrived_at > STALE_AFTER_S and len(self._frames):
+            self._frames.skip_to_newest("late")
+            self._frames.dropped["late"] += 1
+            frame = self._frames.get_nowait()
+        if self._last is not None:
+            self._ledger.issuer.observe_interval(frame.pts - self._last.pts)
+        self._last = frame
+        return frame, frame.pts
+
+    async def _encode(self, frame: DecodedFrame, source_pts: int | None) -> AccessUnit | None:
+        if self._encoder is None:
+            self._encoder = self._make_encoder(frame.frame.width, frame.frame.height)
+        stamp = self._ledger.issuer.issue()
+        force_keyframe = self._take_keyframe_request()
+        units = await self._codecs.run(self._encoder.encode, frame.frame, stamp, force_keyframe)
+        if not units:
+            return None
+        (unit,) = units
+        if unit.keyframe:
+            self._last_keyframe_at = self._clock()
+        sent = SentFrame(unit.pts, source_pts, frame.arrived_at, self._clock())
+        self._ledger.identifier.remember(sent)
+        self._ledger.sent.tick()
+        return unit
+
+    def _packet(self, unit: AccessUnit) -> av.Packet[Any]:
+        if self._announce_next:
+            self._announcement = _av_packet(ACCESS_UNIT_DELIMITER, self._ledger.issuer.upcoming)
+        return _av_packet(unit.data, unit.pts)
+
+    def _take_keyframe_request(self) -> bool:
+        since_last = self._clock() - self._last_keyframe_at
+        unanswered = self._ledger.returned.total == 0 and since_last > KEYFRAME_UNTIL_RETURN_S
+        if unanswered or (self._keyframe_wanted and since_last >= KEYFRAME_INTERVAL_S):
+            self._keyframe_wanted = False
+            return True
+        return False
+
+
+class IncomingVideo:
+    """The incoming track, taken from its receiver undecoded and drained at once.
+
+    Args:
+        on_unit: called with each access unit that has its source pts again, in order.
+        on_stray: called with each access unit whose source is not known (server noise, labels
+            that fit nothing), as it came.
+    """
+
+    def __init__(
+        self,
+        ledger: FrameLedger,
+        flight: FlightControl,
+        on_unit: Callable[[AccessUnit], None],
+        *,
+        release_on_marker: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.last_unit_at: float | None = None
+        self.first_packet = asyncio.Event()
+        self._ledger = ledger
+        self._flight = flight
+        self._on_unit = on_unit
+        self._clock = clock
+        self._receiver: RTCRtpReceiver | None = None
+        self._feedback: set[asyncio.Task[None]] = set()
+        self._assembler = AccessUnitAssembler(
+            self._assembled, self._ask_again, release_on_marker=release_on_marker, clock=clock
+        )
+
+    def attach(self, receiver: RTCRtpReceiver) -> None:
+        """Take over `receiver`'s packets; before the connection is up."""
+        self._receiver = receiver
+        aiortc_internals.replace_jitter_buffer(receiver, self._assembler)
+        aiortc_internals.disable_bandwidth_estimator(receiver)
+
+    async def request_keyframe(self) -> None:
+        """Ask the server for an IDR; it comes with its next frame."""
+        if self._receiver is not None:
+            await aiortc_internals.request_keyframe(self._receiver)
+
+    async def limit_bitrate(self, bits_per_second: int) -> None:
+        """Tell the server's encoder how much it may send."""
+        if self._receiver is not None:
+            await aiortc_internals.send_bitrate_limit(self._receiver, bits_per_second)
+
+    async def aclose(self) -> None:
+        """Stop sending feedback."""
+        for task in self._feedback:
+            task.cancel()
+        await asyncio.gather(*self._feedback, return_exceptions=True)
+
+    def _assembled(self, unit: AssembledUnit) -> None:
+        self.first_packet.set()
+        if not h264.has_slice(unit.data):
+            return  # a delimiter or parameter sets alone: no picture
+        self.last_unit_at = unit.arrived_at
+        self._ledger.returned.tick()
+        for hit in self._ledger.identifier.identify(unit.timestamp, unit):
+            self._deliver(hit)
+        self._flight.returned()
+
+    def _deliver(self, hit: Identified) -> None:
+        unit, sent = hit.returned, hit.sent
+        assert isinstance(unit, AssembledUnit)
+        self._ledger.round_trip.add(unit.arrived_at - sent.sent_at)
+        if sent.source_pts is None:
+            return  # a repeat of ours: the picture was output already
+        self._on_unit(
+            AccessUnit(
+                RETURNED_STREAM,
+                unit.data,
+                pts=sent.source_pts,
+                dts=sent.source_pts,
+                keyframe=h264.is_idr(unit.data),
+                damaged=unit.damaged,
+                arrived_at=sent.arrived_at,
+            )
+        )
+
+    def _ask_again(self, sequence_numbers: list[int]) -> None:
+        if self._receiver is None:
+            return
+        task = asyncio.ensure_future(
+            aiortc_internals.request_retransmission(self._receiver, sequence_numbers)
+        )
+        self._feedback.add(task)
+        task.add_done_callback(self._feedback.discard)
+
+
+def _av_packet(data: bytes, stamp: int) -> av.Packet[Any]:
+    packet = av.Packet(data)
+    packet.pts = packet.dts = stamp
+    packet.time_base = TIME_BASE
+    return packet
