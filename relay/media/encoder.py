@@ -1,10 +1,12 @@
 """Pictures to H.264 access units, with x264: towards the server, and onto the output channel.
 
 One picture in, one access unit out, at once: zerolatency, no B-frames, one thread (sliced threads
-would make several slices a picture, and cost more). x264's own clock runs on the distances between
-the pictures, never backwards and never more than a second at a time, so that rate control sees a
-variable frame rate as it is and a jump in the source's timestamps not at all; the source's pts
-goes around x264 and comes out to the tick.
+would make several slices a picture, and cost more). x264 is told of a constant frame rate, because
+with a variable one it holds a picture back until it knows how long it lasts. So its clock just
+counts pictures, and jumps in the source's timestamps can't confuse it; the source's pts goes
+around it and comes out to the tick. Where pictures come at another rate than x264 was told, it is
+opened anew with the right one at the next keyframe that is due anyway, so that the output has the
+bit rate asked for at any rate of pictures.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 
 from relay.errors import MediaError
-from relay.media.access_unit import CLOCK_RATE, TIME_BASE, AccessUnit, ElementaryStream, MediaKind
+from relay.media.access_unit import CLOCK_RATE, AccessUnit, ElementaryStream, MediaKind
 
 H264_STREAM = ElementaryStream(MediaKind.VIDEO, "h264", 0x1B)
 """What every unit made here belongs to."""
@@ -28,7 +30,18 @@ _VBV_SECONDS = 0.25
 _MAX_VBV_BITS = 110 * 1024 * 8
 """A keyframe may fill the buffer, and must stay below 128 RTP packets of 1200 bytes: more overflow
 the retransmission history, and the jitter buffer, of older aiortc peers."""
-_MAX_STEP = CLOCK_RATE
+_MAX_STEP = 2 * CLOCK_RATE
+"""A longer distance between pictures is a gap, and says nothing about their rate."""
+_RATE_TOLERANCE = 1.1
+"""How far x264's idea of the frame rate may be off, as a factor; the bit rate is off as far, and
+players read the rate in the SPS."""
+_USUAL_RATES = tuple(
+    Fraction(*rate)
+    for rate in (
+        (5, 1), (10, 1), (12, 1), (15, 1), (20, 1), (24, 1), (25, 1), (30, 1), (50, 1), (60, 1),
+    )
+)  # fmt: skip
+_MIN_FPS, _MAX_FPS = 1.0, 120.0
 
 
 def default_bit_rate(width: int, height: int, fps: float) -> int:
@@ -51,8 +64,8 @@ class VideoEncoder:
 
     Args:
         width, height: even, at least 16.
-        fps_hint: the nominal rate, for the default bit rate and the safety interval; pictures may
-            come at any rate.
+        fps_hint: the rate to expect, for the default bit rate, the safety interval and the first
+            pictures' share of bits; pictures may come at any rate, even or not.
         bit_rate: bits per second on average; by size and rate if None.
         keyframe_seconds: the longest distance between IDR pictures, at the nominal rate.
         delimiters: begin each access unit with a delimiter, as MPEG-TS wants it and RTP doesn't.
@@ -84,14 +97,19 @@ class VideoEncoder:
             )
         self.width = width
         self.height = height
-        self.fps_hint = max(1.0, fps_hint)
+        self.fps_hint = min(_MAX_FPS, max(_MIN_FPS, fps_hint))
         self.bit_rate = bit_rate or default_bit_rate(width, height, self.fps_hint)
         self.frames = 0
         self.keyframes = 0
-        self._context: VideoCodecContext | None = self._open(
-            keyframe_seconds, delimiters, profile, preset, threads
-        )
-        self._clock = 0
+        self._keyframe_seconds = keyframe_seconds
+        self._delimiters = delimiters
+        self._profile = profile
+        self._preset = preset
+        self._threads = threads
+        self._fps = self.fps_hint
+        self._interval = CLOCK_RATE / self._fps
+        self._pictures = 0
+        self._context: VideoCodecContext | None = self._open(self._fps)
         self._last_pts: int | None = None
 
     def encode(
@@ -118,9 +136,14 @@ class VideoEncoder:
                 f"of yuv420p {self.width}x{self.height}",
                 code="bad_picture_size",
             )
-        self._advance(pts)
+        self._measure_rate(pts)
+        if force_keyframe and self._rate_is_off():
+            self._fps = _usual_rate(CLOCK_RATE / self._interval)
+            self._context = self._open(self._fps)
+            self._pictures = 0
         saved = frame.pts, frame.time_base, frame.pict_type
-        frame.pts, frame.time_base = self._clock, TIME_BASE
+        frame.pts, frame.time_base = self._pictures, self._context.time_base
+        self._pictures += 1
         # A decoded frame says what it was: left so, x264 would repeat the source's I and B.
         frame.pict_type = PictureType.I if force_keyframe else PictureType.NONE
         try:
@@ -141,44 +164,47 @@ class VideoEncoder:
         """Free x264. Nothing is held back in it, so nothing is lost. Idempotent."""
         self._context = None
 
-    def _advance(self, pts: int) -> None:
-        if self._last_pts is not None:
-            step = pts - self._last_pts
-            if not 0 < step <= _MAX_STEP:
-                step = round(CLOCK_RATE / self.fps_hint) if step <= 0 else _MAX_STEP
-            self._clock += step
+    def _measure_rate(self, pts: int) -> None:
+        """Keep the mean distance between pictures, over the last second or so."""
+        step = pts - self._last_pts if self._last_pts is not None else 0
         self._last_pts = pts
+        if 0 < step <= _MAX_STEP:
+            self._interval += (step - self._interval) * min(0.5, step / CLOCK_RATE)
 
-    def _open(
-        self, keyframe_seconds: float, delimiters: bool, profile: str, preset: str, threads: int
-    ) -> VideoCodecContext:
-        vbv_kbit = min(self.bit_rate * _VBV_SECONDS, _MAX_VBV_BITS) / 1000
+    def _rate_is_off(self) -> bool:
+        ratio = self._interval * self._fps / CLOCK_RATE
+        return not 1 / _RATE_TOLERANCE < ratio < _RATE_TOLERANCE
+
+    def _open(self, fps: float) -> VideoCodecContext:
         x264 = {
-            "keyint": max(1, round(keyframe_seconds * self.fps_hint)),
+            "keyint": max(1, round(self._keyframe_seconds * fps)),
             "min-keyint": 1,
             "scenecut": 0,
             "bframes": 0,
-            "vbv-maxrate": round(self.bit_rate / 1000),
-            "vbv-bufsize": max(1, round(vbv_kbit)),
-            "force-cfr": 0,
-            "sliced-threads": int(threads > 1),
-            "threads": threads,
+            "force-cfr": 1,
+            "sliced-threads": int(self._threads > 1),
+            "threads": self._threads,
             "repeat-headers": 1,
-            "aud": int(delimiters),
+            "aud": int(self._delimiters),
         }
         try:
             context = av.CodecContext.create("libx264", "w")
             assert isinstance(context, VideoCodecContext)
             context.width, context.height, context.pix_fmt = self.width, self.height, "yuv420p"
-            context.time_base = TIME_BASE
-            context.framerate = Fraction(self.fps_hint).limit_denominator(1001)
+            context.framerate = Fraction(fps).limit_denominator(1001)
+            context.time_base = 1 / context.framerate
             context.bit_rate = self.bit_rate
             context.max_b_frames = 0
             context.options = {
-                "preset": preset,
+                "preset": self._preset,
                 "tune": "zerolatency",
-                "profile": profile,
+                "profile": self._profile,
                 "forced-idr": "1",
+                # What every RGB conversion on the way to here reads and writes (see fitter).
+                "colorspace": "smpte170m",
+                "color_range": "tv",
+                "maxrate": str(self.bit_rate),
+                "bufsize": str(round(min(self.bit_rate * _VBV_SECONDS, _MAX_VBV_BITS))),
                 "x264-params": ":".join(f"{key}={value}" for key, value in x264.items()),
             }
             context.open()
@@ -188,3 +214,11 @@ class VideoEncoder:
                 code="encoder_failed",
             ) from error
         return context
+
+
+def _usual_rate(fps: float) -> float:
+    """The rate meant by a measured one: a usual one if it is within 3 %."""
+    usual = min(_USUAL_RATES, key=lambda rate: abs(rate - fps))
+    if abs(usual - fps) <= 0.03 * usual:
+        return float(usual)
+    return min(_MAX_FPS, max(_MIN_FPS, round(fps, 1)))
