@@ -415,7 +415,10 @@ def _shows_input(field: FieldInfo) -> bool:
     return field.annotation in (int, float, bool, LogLevel, LogFormat, EventLoop, Fit)
 
 
-_KUBERNETES_LINK = re.compile(r"RELAY_(PORT_|SERVICE_)")
+_OTHERS_VARIABLES = re.compile(
+    r"RELAY_((PORT|SERVICE)_.*"  # Kubernetes links to a Service named relay
+    r"|IMAGE|CONTAINER)"  # docker-build.sh and docker-compose.yml
+)
 
 
 def _unknown_variables(from_file: Mapping[str, Any]) -> list[str]:
@@ -424,7 +427,7 @@ def _unknown_variables(from_file: Mapping[str, Any]) -> list[str]:
     found |= {name.upper(): ".env" for name in from_file}
     warnings = []
     for name, where in sorted(found.items()):
-        if not name.startswith(PREFIX) or name in known or _KUBERNETES_LINK.match(name):
+        if not name.startswith(PREFIX) or name in known or _OTHERS_VARIABLES.fullmatch(name):
             continue
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""

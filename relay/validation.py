@@ -57,7 +57,9 @@ def check_http_url(value: str) -> str:
     if port == 0:
         raise ValueError("has a port that is not a number from 1 to 65535")
     try:
-        usable = bool(URL(value).host)
+        name = URL(value).raw_host or ""
+        # The codec that name resolution uses: it refuses empty and overlong labels.
+        usable = bool(name.encode("idna")) and len(name) <= 253
     except ValueError:
         usable = False
     if not usable:

@@ -48,7 +48,14 @@ def error_answer(
 ) -> web.Response:
     """The answer to a request that failed."""
     body = {"success": False, "error": message, "code": code, **details}
-    return json_answer({**body, "request_id": request[REQUEST_ID]}, status=status)
+    response = json_answer({**body, "request_id": request[REQUEST_ID]}, status=status)
+    if request.can_read_body:
+        # What is left of the body, or can't be decoded, would be taken for the next request.
+        response.force_close()
+        if request.content.exception() is not None:
+            # Else aiohttp reads on and logs the client's broken encoding as an error of ours.
+            request.content.feed_eof()
+    return response
 
 
 @web.middleware

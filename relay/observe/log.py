@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestPayloadError
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from relay.config import LogFormat, LogLevel
@@ -89,7 +91,20 @@ def configure_logging(
     verbose = level is LogLevel.DEBUG
     for name, quiet_level in _QUIET.items():
         logging.getLogger(name).setLevel(logging.NOTSET if verbose else quiet_level)
+    server = logging.getLogger("aiohttp.server")
+    if _demote_malformed_requests not in server.filters:
+        server.addFilter(_demote_malformed_requests)
     logging.captureWarnings(True)
+
+
+def _demote_malformed_requests(record: logging.LogRecord) -> bool:
+    """Bytes that are not HTTP are a port scanner's doing: DEBUG, and not repeated in the log."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError | RequestPayloadError):
+        record.msg, record.args = "http.malformed_request", ()
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+        record.exc_info = record.exc_text = None
+    return logging.getLogger(record.name).isEnabledFor(record.levelno)
 
 
 def redact(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:

@@ -1,0 +1,98 @@
+"""A session service that runs nothing, for tests of the HTTP border."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import uuid
+from typing import Any
+
+from relay.errors import BusyError, RequestError
+from relay.session_config import SessionConfig
+
+
+class FakeSession:
+    """What the API shows of a session."""
+
+    def __init__(self, config: SessionConfig) -> None:
+        self.session_id = str(uuid.uuid4())
+        self.config = config
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "session_id": self.session_id,
+            "status": "active",
+            "input_stream_url": self.config.input_stream_url,
+            "output_stream_url": self.config.output_stream_url,
+            "created_at": "2024-01-01T12:00:00",
+        }
+
+    def status(self) -> dict[str, Any]:
+        return self.summary() | {
+            "comfystream_url": self.config.comfystream_url,
+            "width": self.config.width,
+            "height": self.config.height,
+            "queue_sizes": {"decoded_frames": 0, "processed_frames": 0, "output_segments": 0},
+            "webrtc_state": "connected",
+            "warnings": list(self.config.warnings),
+        }
+
+
+class FakeSessions:
+    """Admits, lists and stops sessions like `relay.sessions.SessionManager`.
+
+    Args:
+        capacity: how many it takes before it is busy.
+    """
+
+    def __init__(self, capacity: int = 1000) -> None:
+        self.capacity = capacity
+        self.sessions: dict[str, FakeSession] = {}
+        self.running = False
+        self.drain_timeout_s: float | None = None
+        self.fails_with: Exception | None = None
+        """Raised by `start_session`, for faults that are ours."""
+        self.entered = asyncio.Event()
+        """Set when a start is under way."""
+        self.may_start = asyncio.Event()
+        """A start waits for it."""
+        self.may_start.set()
+        self.stopped = asyncio.Event()
+        """Set when a session was stopped."""
+
+    async def start(self) -> None:
+        self.running = True
+
+    async def aclose(self, *, timeout_s: float | None = None) -> None:
+        self.running = False
+        self.drain_timeout_s = timeout_s
+        self.sessions.clear()
+
+    async def start_session(self, config: SessionConfig) -> FakeSession:
+        self.entered.set()
+        await self.may_start.wait()
+        if self.fails_with is not None:
+            raise self.fails_with
+        if len(self.sessions) >= self.capacity:
+            raise BusyError("all sessions are taken", code="full", retry_after_s=7)
+        for other in self.sessions.values():
+            if other.config.output_stream_url == config.output_stream_url:
+                raise RequestError("taken", code="output_in_use", http_status=409)
+        session = FakeSession(config)
+        self.sessions[session.session_id] = session
+        return session
+
+    async def stop_session(self, session_id: str) -> None:
+        self.get(session_id)
+        del self.sessions[session_id]
+        self.stopped.set()
+
+    def get(self, session_id: str) -> FakeSession:
+        if session_id not in self.sessions:
+            raise RequestError(
+                f"no session {session_id[:80]}", code="session_not_found", http_status=404
+            )
+        return self.sessions[session_id]
+
+    def list(self) -> builtins.list[FakeSession]:
+        return [*self.sessions.values()]
