@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +23,7 @@ import aiohttp
 
 START_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 5.0
+POLL_INTERVAL_S = 0.02
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -68,6 +69,18 @@ class StandIn:
             response.raise_for_status()
             state: dict[str, Any] = await response.json()
             return state
+
+    async def wait_state(
+        self, reached: Callable[[dict[str, Any]], bool], timeout_s: float = 8.0
+    ) -> dict[str, Any]:
+        """Ask for the state until `reached` holds for it. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                state = await self.state()
+                if reached(state):
+                    return state
+                # Another process can only be asked again.
+                await asyncio.sleep(POLL_INTERVAL_S)
 
     def kill(self) -> None:
         """End it without a goodbye to anyone (SIGKILL)."""

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 
 import aioice.ice
 import aiortc.rtcrtpsender
-from aiortc import RTCRtpSender
+from aiortc import RTCDtlsTransport, RTCRtpSender
 from aiortc.codecs import h264
 
 COMFYSTREAM_BITRATE = 2_000_000
@@ -80,6 +80,15 @@ def encoder_bitrate(sender: RTCRtpSender) -> int | None:
     """Target of the sender's encoder in bit/s; None before its first frame and after its end."""
     encoder = getattr(sender, "_RTCRtpSender__encoder", None)
     return getattr(encoder, "target_bitrate", None)
+
+
+def consent_expired(transport: RTCDtlsTransport) -> bool:
+    """Whether a connection that was up ended because its peer stopped answering.
+
+    A peer that says goodbye closes DTLS instead, and its ICE connection is closed after it.
+    """
+    # aioice drops its own consent task only when that task gives up.
+    return transport.transport._connection._query_consent_task is None
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from aiortc import (
     MediaStreamTrack,
     RTCConfiguration,
     RTCDataChannel,
+    RTCDtlsTransport,
     RTCPeerConnection,
     RTCRtpSender,
     RTCSessionDescription,
@@ -60,7 +61,6 @@ class Connection:
         self._pc.on("track", self._on_track)
         self._pc.on("datachannel", self._on_datachannel)
         self._pc.on("connectionstatechange", self._on_connection_state)
-        self._pc.on("iceconnectionstatechange", self._on_ice_state)
 
     async def answer(self, offer: RTCSessionDescription) -> RTCSessionDescription:
         """Negotiate: H.264 and Opus only, all candidates in the answer.
@@ -108,6 +108,7 @@ class Connection:
                     "received": track.received,
                     "sent": track.path.sent,
                     "sender": track.readyState,
+                    "fps": track.fps,
                 }
                 for kind, track in self.tracks.items()
             },
@@ -174,18 +175,21 @@ class Connection:
 
     # The end.
 
-    def _on_ice_state(self) -> None:
-        if self._pc.iceConnectionState == "failed":
-            self.lost = True
-
     def _on_connection_state(self) -> None:
         state = self._pc.connectionState
         logger.info("connection %d: %s", self.number, state)
         if state == "connected":
             self.was_connected = True
         elif state in ("failed", "closed"):
+            self.lost = self.was_connected and any(
+                aiortc_internals.consent_expired(transport) for transport in self._transports()
+            )
             # Not one of this connection's tasks: it outlives what it ends.
             self._server.start(self._end())
+
+    def _transports(self) -> list[RTCDtlsTransport]:
+        transports = [sender.transport for sender in self._pc.getSenders()]
+        return transports + ([self._pc.sctp.transport] if self._pc.sctp else [])
 
     async def _end(self) -> None:
         await self._pc.close()

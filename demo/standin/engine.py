@@ -194,7 +194,9 @@ class Run:
         memory = self._memories.setdefault((node_id, node_class.name), {})
         try:
             result = node_class.function(self, memory, **inputs)
-        except (TypeError, ValueError, AttributeError, IndexError) as error:
+        except (NodeFailed, InputTimeout, EngineClosed):
+            raise
+        except Exception as error:
             raise NodeFailed(f"Node '#{node_id}' ({node_class.name}): {error}") from error
         self._results[node_id] = result
         return result

@@ -75,8 +75,7 @@ class Pipeline:
         self.height: Any = 512
         self.frames_received = 0
         self.frames_returned = 0
-        self.last_frame_at = 0.0
-        """When the last frame was put in, on `time.monotonic`."""
+        self._last_frame_at = time.monotonic()
         self._board = board
         self._audio_timeout_s = audio_timeout_s
         self._ports: StreamPorts | None = StreamPorts()
@@ -207,7 +206,7 @@ class Pipeline:
         image = frame.to_ndarray(format="rgb24") if takes_video else None
         labelled = StreamFrame(self.frames_received, image, frame)
         self.frames_received += 1
-        self.last_frame_at = time.monotonic()
+        self._last_frame_at = time.monotonic()
         if takes_video and not lost:
             self.engine.image_inputs.put(labelled)
         self._video_labels.put_nowait((labelled, not takes_video))
@@ -274,6 +273,11 @@ class Pipeline:
             "audio_out_samples": len(self._audio_out),
             "text_outputs": self.engine.text_outputs.qsize(),
         }
+
+    @property
+    def last_frame_age_s(self) -> float:
+        """Time since the last frame came, or since the start."""
+        return time.monotonic() - self._last_frame_at
 
     def retained_bytes(self) -> int:
         """Memory held by frames whose labels still wait."""

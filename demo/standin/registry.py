@@ -51,6 +51,8 @@ class Registry:
         self.text_tasks: set[asyncio.Task[None]] = set()
         self.prompt_peer_cleaned_up_at: float | None = None
         self.offers = 0
+        self.requests: set[asyncio.Task[Any]] = set()
+        """Handlers in progress; one that hangs outlives its client's connection."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -76,7 +78,7 @@ class Registry:
         found = []
         peers = [peer for peer in self.connections if not peer.noop and peer.was_connected]
         if peers:
-            gap_s = now - self.pipeline.last_frame_at
+            gap_s = self.pipeline.last_frame_age_s
             kind = "offer_beside_silent_peer" if gap_s > SILENT_PEER_S else "offer_beside_live_peer"
             found.append(Hazard(kind, gap_s))
         if self.prompt_peer_cleaned_up_at is not None:
@@ -94,7 +96,8 @@ class Registry:
         )
 
     async def aclose(self) -> None:
-        """Close every connection, then the pipeline."""
+        """End requests that hang, close every connection, then the pipeline."""
+        await cancel_and_wait(self.requests)
         await asyncio.gather(*(connection.aclose() for connection in list(self.connections)))
         pending = set(self._tasks)
         if pending:
@@ -118,6 +121,7 @@ class Registry:
             },
             "frames": {
                 "received": pipeline.frames_received,
+                "last_received_s": pipeline.last_frame_age_s,
                 "replaced": pipeline.engine.image_inputs.replaced,
                 "returned": pipeline.frames_returned,
                 "runs": pipeline.engine.runs,

@@ -9,6 +9,7 @@ import asyncio
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from aiortc import RTCSessionDescription
 
 from demo.standin.connection import Connection
@@ -26,6 +27,7 @@ class ComfyStreamRoutes:
 
     def add_to(self, app: web.Application) -> None:
         """Add every route, plain and under the prefix."""
+        app.middlewares.append(self._remember_request)
         routes = [
             ("GET", "/", self.health),
             ("GET", "/health", self.health),
@@ -93,6 +95,16 @@ class ComfyStreamRoutes:
         for key, track in self._registry.video_tracks.items():
             gauge.set(key, track.fps_meter.fps)
         return web.Response(content_type="text/plain", text=gauge.exposition())
+
+    @web.middleware
+    async def _remember_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        task = asyncio.current_task()
+        assert task is not None
+        self._registry.requests.add(task)
+        try:
+            return await handler(request)
+        finally:
+            self._registry.requests.discard(task)
 
     async def _apply(self, prompts: Any) -> None:
         hazards = self._registry.hazards_of_prompt_offer()

@@ -38,6 +38,11 @@ class ReturnTrack(MediaStreamTrack):
         self.path = path
         self.received = 0
 
+    @property
+    def fps(self) -> float | None:
+        """Frames a second, where they are measured and once they are."""
+        return None
+
     async def recv(self) -> Media:
         """The next frame to send, in the peer's own pts and time base."""
         while True:
@@ -105,6 +110,10 @@ class PipelineVideoTrack(PipelineTrack):
         super().__init__(source, path, pipeline)
         self.fps_meter = FpsMeter()
         self._board = board
+
+    @property
+    def fps(self) -> float | None:
+        return self.fps_meter.fps or None
 
     def _put(self, frame: av.VideoFrame | av.AudioFrame) -> None:
         self._pipeline.put_video_frame(frame, lost=self.received <= self._board.current.drop_inputs)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -27,6 +28,7 @@ from aiortc import (
 )
 from aiortc.mediastreams import MediaStreamError
 
+from demo.standin import ComfyStreamStandIn
 from relay.tasks import cancel_and_wait
 
 TICKS = Fraction(1, 90_000)
@@ -148,7 +150,7 @@ class Client:
         self.control: RTCDataChannel | None = None
         self.connected = asyncio.Event()
         self.closed = asyncio.Event()
-        self._arrived = asyncio.Condition()
+        self._arrived = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = asyncio.Event()
         self.pc.on("track", self._on_track)
@@ -169,7 +171,7 @@ class Client:
                 channel.on("open", self._open.set)
                 channel.on("message", lambda text: self.replies.put_nowait(json.loads(text)))
             else:
-                channel.on("message", lambda text: self.texts.append(json.loads(text)))
+                channel.on("message", self._on_text)
         await self.pc.setLocalDescription(await self.pc.createOffer())
         return self.pc.localDescription
 
@@ -220,9 +222,15 @@ class Client:
         """Wait until `count` audio frames have returned in all."""
         await self._wait(lambda: len(self.sounds) >= count, timeout_s)
 
-    async def _wait(self, reached: Any, timeout_s: float) -> None:
-        async with asyncio.timeout(timeout_s), self._arrived:
-            await self._arrived.wait_for(reached)
+    async def wait_texts(self, count: int, timeout_s: float = TIMEOUT_S) -> None:
+        """Wait until `count` messages have come on the data channel in all."""
+        await self._wait(lambda: len(self.texts) >= count, timeout_s)
+
+    async def _wait(self, reached: Callable[[], bool], timeout_s: float) -> None:
+        async with asyncio.timeout(timeout_s):
+            while not reached():
+                self._arrived.clear()
+                await self._arrived.wait()
 
     async def aclose(self) -> None:
         await self.pc.close()
@@ -243,20 +251,37 @@ class Client:
             while True:
                 frame = await track.recv()
                 now = time.monotonic()
-                async with self._arrived:
-                    if isinstance(frame, av.VideoFrame):
-                        number, inverted = read_picture(frame)
-                        size = (frame.width, frame.height)
-                        self.pictures.append(Returned(number, inverted, frame.pts, now, size))
-                    else:
-                        self.sounds.append((now, frame))
-                    self._arrived.notify_all()
+                if isinstance(frame, av.VideoFrame):
+                    number, inverted = read_picture(frame)
+                    size = (frame.width, frame.height)
+                    self.pictures.append(Returned(number, inverted, frame.pts, now, size))
+                else:
+                    self.sounds.append((now, frame))
+                self._arrived.set()
+
+    def _on_text(self, text: str) -> None:
+        self.texts.append(json.loads(text))
+        self._arrived.set()
 
     def _on_state(self) -> None:
         if self.pc.connectionState == "connected":
             self.connected.set()
         elif self.pc.connectionState in ("closed", "failed"):
             self.closed.set()
+
+
+async def until(
+    standin: ComfyStreamStandIn,
+    reached: Callable[[dict[str, Any]], bool],
+    timeout_s: float = TIMEOUT_S,
+) -> dict[str, Any]:
+    """Look at a stand-in of this process until its state is as wanted."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            state = standin.state()
+            if reached(state):
+                return state
+            await asyncio.sleep(0.01)
 
 
 async def post(url: str, path: str, body: Any) -> tuple[int, str, str]:
@@ -301,3 +326,16 @@ async def connect(
         assert status == 200, text
         await peer.accept(json.loads(text))
         yield peer
+
+
+async def _stream_until_killed(url: str) -> None:
+    async with connect(url, [INVERT], channels=["control", "data"]) as peer:
+        numbers = range(1 << BITS)
+        streaming = peer.start(peer.stream(numbers))
+        await peer.wait_pictures(5)
+        print("streaming", flush=True)  # noqa: T201 - read by the test that kills this process
+        await streaming
+
+
+if __name__ == "__main__":
+    asyncio.run(_stream_until_killed(sys.argv[1]))

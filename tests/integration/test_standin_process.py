@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 
+import aiohttp
 import pytest
 
-from tests.integration.standin_client import INVERT, STEP, connect, get
+from tests.integration.standin_client import INVERT, STEP, connect, get, post
 from tests.standin_process import REPOSITORY, standin_process
 
 
@@ -36,8 +38,6 @@ async def test_a_process_serves_and_obeys_faults() -> None:
 @pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
 async def test_a_signal_ends_the_process_promptly(signal_name: str) -> None:
     """SIGTERM and SIGINT end it within two seconds with code 0, in the middle of a stream."""
-    import signal
-
     async with (
         standin_process("--process-ms", "60000") as standin,
         connect(standin.url) as peer,
@@ -54,21 +54,14 @@ async def test_a_signal_ends_the_process_promptly(signal_name: str) -> None:
 async def test_a_hung_offer_does_not_hold_up_the_end() -> None:
     """SIGTERM ends a wedged server with a request in progress."""
     async with standin_process("--wedged") as standin:
-        waiting = asyncio.create_task(get(standin.url, "/health"))
-        assert (await waiting)[0] == 200
-        async with asyncio.timeout(5):
-            hung = asyncio.create_task(_hang(standin.url))
-            while (await standin.state())["offers"] == 0:
-                await asyncio.sleep(0.01)
-            assert await standin.stop() == 0
-            await hung
+        assert (await get(standin.url, "/health"))[0] == 200
+        hung = asyncio.create_task(_hang(standin.url))
+        await standin.wait_state(lambda state: state["offers"] == 1)
+        assert await standin.stop() == 0
+        await hung
 
 
 async def _hang(url: str) -> None:
-    import aiohttp
-
-    from tests.integration.standin_client import post
-
     with pytest.raises(aiohttp.ClientError):
         await post(url, "/offer", {"prompts": [INVERT]})
 
