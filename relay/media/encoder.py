@@ -108,6 +108,7 @@ class VideoEncoder:
         self._threads = threads
         self._fps = self.fps_hint
         self._interval = CLOCK_RATE / self._fps
+        self._steps = 0
         self._pictures = 0
         self._context: VideoCodecContext | None = self._open(self._fps)
         self._last_pts: int | None = None
@@ -151,7 +152,8 @@ class VideoEncoder:
         except av.FFmpegError as error:
             raise MediaError(f"x264 failed: {error}", code="encoder_failed") from error
         finally:
-            frame.pts, frame.time_base, frame.pict_type = saved
+            frame.pts, frame.pict_type = saved[0], saved[2]
+            frame.time_base = saved[1] or Fraction(0, 1)
         units = [
             AccessUnit(H264_STREAM, bytes(packet), pts, pts, keyframe=packet.is_keyframe)
             for packet in packets
@@ -169,7 +171,9 @@ class VideoEncoder:
         step = pts - self._last_pts if self._last_pts is not None else 0
         self._last_pts = pts
         if 0 < step <= _MAX_STEP:
-            self._interval += (step - self._interval) * min(0.5, step / CLOCK_RATE)
+            self._steps += 1
+            weight = max(1 / self._steps, min(0.5, step / CLOCK_RATE))
+            self._interval += (step - self._interval) * weight
 
     def _rate_is_off(self) -> bool:
         ratio = self._interval * self._fps / CLOCK_RATE
