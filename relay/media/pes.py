@@ -228,7 +228,7 @@ class PesAssembler:
                 self._stats.drop("too_large")
                 self._chunks = []
                 self.lose()
-        elif stuffed and self._length <= 0 and self._early_end:
+        elif stuffed and self._length == 0 and self._early_end:
             self._stats.early_ends += 1
             self._finish(done, complete=False)
             self._ended_early = True
