@@ -11,12 +11,15 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from demo.segment_writer import SourceChunk
 from relay.errors import RelayError
+from relay.trickle.errors import SegmentLostError, StalledError
+from relay.trickle.publisher import TricklePublisher
+from relay.trickle.segment_writer import SegmentWriter
 
 
 @dataclass(slots=True)
@@ -35,50 +38,65 @@ async def publish_live(
 ) -> PublishReport:
     """Publish `chunks` on the channel at `url` to their end, then close the channel.
 
+    A segment that breaks is given up and the next one begun, as a live encoder would.
+
     Args:
         chunks: called for on a thread; may block to encode.
         paced: False sends as fast as the server takes it.
 
     Raises:
-        RelayError: the channel can't be written.
+        TrickleError: the channel can't be written any more.
+        Exception: whatever `chunks` raises.
     """
-    from relay.trickle.publisher import TricklePublisher
-
-    report = PublishReport()
     loop = asyncio.get_running_loop()
-    ended = object()
+    report = PublishReport()
     with ThreadPoolExecutor(1, thread_name_prefix="source") as encoder:
-        upcoming = loop.run_in_executor(encoder, next, chunks, ended)
+        upcoming = loop.run_in_executor(encoder, next, chunks, None)
         try:
             async with TricklePublisher(url) as publisher:
-                segment = None
-                number = -1
+                segments = _Segments(publisher)
                 start = None
-                while (chunk := await upcoming) is not ended:
-                    upcoming = loop.run_in_executor(encoder, next, chunks, ended)
-                    if start is None:
-                        start = loop.time()
+                while (chunk := await upcoming) is not None:
+                    upcoming = loop.run_in_executor(encoder, next, chunks, None)
+                    start = start or loop.time()
                     if paced:
                         late_s = loop.time() - start - chunk.due_s
                         report.latest_s = max(report.latest_s, late_s)
                         await asyncio.sleep(-late_s)
-                    if chunk.segment != number:
-                        if segment is not None:
-                            await segment.close()
-                        segment = await publisher.next()
-                        number = chunk.segment
-                        report.segments += 1
-                    await segment.write(chunk.data)
-                    report.sent_bytes += len(chunk.data)
+                    await segments.send(chunk)
                     report.frames += chunk.frame is not None
-                if segment is not None:
-                    await segment.close()
+                    report.sent_bytes += len(chunk.data)
+                    report.segments = segments.begun
         finally:
             await asyncio.wait({upcoming})
-            close = getattr(chunks, "close", None)
-            if close is not None:
-                await loop.run_in_executor(encoder, close)
+            if isinstance(chunks, Generator):
+                # In the thread that ran it: that frees the encoders.
+                await loop.run_in_executor(encoder, chunks.close)
     return report
+
+
+class _Segments:
+    """Puts chunks into the segments that they name."""
+
+    def __init__(self, publisher: TricklePublisher) -> None:
+        self.begun = 0
+        self._publisher = publisher
+        self._number = -1
+        self._writer: SegmentWriter | None = None
+
+    async def send(self, chunk: SourceChunk) -> None:
+        try:
+            if chunk.segment != self._number:
+                self._number = chunk.segment
+                if self._writer is not None:
+                    await self._writer.finish()
+                    self._writer = None
+                self._writer = await self._publisher.next_segment()
+                self.begun += 1
+            if self._writer is not None:
+                await self._writer.write(chunk.data)
+        except (SegmentLostError, StalledError):
+            self._writer = None
 
 
 def add_publisher_arguments(parser: argparse.ArgumentParser) -> None:

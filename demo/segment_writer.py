@@ -86,6 +86,7 @@ class SegmentWriter:
         self._segment = -1
         self._segment_start = 0
         self._first_dts: int | None = None
+        self._due_s = 0.0
         self._audio: deque[av.Packet] = deque()
         self._audio_dts_written = 0
         self._sink = bytearray()
@@ -112,7 +113,7 @@ class SegmentWriter:
         dts = packet.dts
         if self._first_dts is None:
             self._first_dts = dts
-        due_s = (dts - self._first_dts) / CLOCK_RATE
+        due_s = self._due_s = (dts - self._first_dts) / CLOCK_RATE
         if self._container is None or (
             frame.keyframe and dts - self._segment_start >= self._segment_ticks
         ):
@@ -126,12 +127,9 @@ class SegmentWriter:
 
     def close(self) -> Iterator[SourceChunk]:
         """End the last segment, with the audio that is left."""
-        due_s = 0.0
-        if self._container is not None and self._first_dts is not None:
-            while self._audio:
-                due_s = max(0.0, (self._audio[0].dts - self._first_dts) / CLOCK_RATE)
-                self._mux_audio()
-        yield from self._end_segment(due_s)
+        while self._container is not None and self._audio:
+            self._mux_audio()
+        yield from self._end_segment(self._due_s)
 
     def _begin_segment(self, dts: int) -> None:
         self._segment += 1

@@ -9,7 +9,6 @@ exact frames; the command line paces it in real time.
 from __future__ import annotations
 
 import argparse
-import io
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,14 +17,14 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 
 from demo import barcode
+from demo.live_encoder import SAMPLE_RATE, SAMPLES_PER_FRAME, LiveEncoder, VideoSettings
 from demo.live_publisher import add_publisher_arguments, publish_from_command_line
 from demo.picture import TestCard
 from demo.segment_writer import CLOCK_RATE, SegmentWriter, SourceChunk
 
-SAMPLE_RATE = 48_000
-SAMPLES_PER_FRAME = 1024
 FLASH_S = 0.1
 """The flash and the beep begin together, on every whole second of media time."""
 _BEEP_HZ = (1000, 1500)
@@ -58,6 +57,18 @@ class PatternOptions:
     plain: bool = False
     """Only the barcode on grey: the cheapest picture to draw and encode."""
 
+    def video_settings(self) -> VideoSettings:
+        return VideoSettings(
+            self.width,
+            self.height,
+            self.fps,
+            gop=self.gop,
+            bit_rate=self.bit_rate,
+            preset=self.preset,
+            profile=self.profile,
+            b_frames=self.b_frames,
+        )
+
     def pts(self, number: int) -> int:
         """The pts that frame `number` has, in 90 kHz ticks, unwrapped."""
         return self.start_pts + round((number - self.first_number) * CLOCK_RATE / self.fps)
@@ -66,28 +77,27 @@ class PatternOptions:
 def generate(options: PatternOptions) -> Iterator[SourceChunk]:
     """The pattern's bytes, as fast as they are taken; pacing is up to the caller.
 
-    Blocks while it encodes (1-2 ms a frame at 512x512): not for the event loop's thread. Close
-    the iterator to free the encoders early.
+    Blocks while it encodes (a few ms a frame at 512x512): not for the event loop's thread.
+    Close the iterator to free the encoders early.
     """
     numbers: Iterator[int] = itertools.count(options.first_number)
     if options.frames is not None:
         numbers = iter(range(options.first_number, options.first_number + options.frames))
     card = TestCard(options.width, options.height, plain=options.plain)
     began = datetime.now()
-    with av.open(io.BytesIO(), "w", format="mpegts") as encoders:
-        video = _video_encoder(encoders, options)
-        audio = encoders.add_stream("aac", SAMPLE_RATE, layout="stereo") if options.audio else None
-        # Opens the encoders, which gives the streams the parameters that segments copy.
-        encoders.start_encoding()
+    with LiveEncoder(options.video_settings(), audio=options.audio) as encoder:
         writer = SegmentWriter(
-            video, audio, segment_s=options.segment_s, pes_length=options.pes_length
+            encoder.video,
+            encoder.audio,
+            segment_s=options.segment_s,
+            pes_length=options.pes_length,
         )
-        sound = _sound(audio, options.start_pts) if audio is not None else None
+        sound = encoder.encode_audio(_sound(), options.start_pts)
         number_of_pts: dict[int, int] = {}
 
         def write(packets: list[av.Packet]) -> Iterator[SourceChunk]:
             for packet in packets:
-                while sound is not None and writer.wants_audio(packet.dts):
+                while writer.wants_audio(packet.dts):
                     writer.add_audio(next(sound))
                 yield from writer.write_video(packet, number_of_pts.pop(packet.pts))
 
@@ -99,56 +109,24 @@ def generate(options: PatternOptions) -> Iterator[SourceChunk]:
                 began + timedelta(seconds=time_s),
                 flash=time_s % 1 < FLASH_S,
             )
-            frame.pts = options.pts(number)
-            frame.time_base = Fraction(1, CLOCK_RATE)
-            number_of_pts[frame.pts] = number
-            yield from write(video.encode(frame))
-        yield from write(video.encode(None))
+            pts = options.pts(number)
+            number_of_pts[pts] = number
+            yield from write(encoder.encode(frame, pts))
+        yield from write(encoder.encode(None))
         yield from writer.close()
 
 
-def _video_encoder(
-    encoders: av.container.OutputContainer, options: PatternOptions
-) -> av.VideoStream:
-    gop = options.gop or round(options.fps)
-    settings = {
-        "preset": options.preset,
-        "x264-params": f"keyint={gop}:min-keyint={gop}:scenecut=0:open-gop=0:b-adapt=0",
-        "bf": str(options.b_frames),
-        "threads": "1",
-    }
-    if not options.b_frames:
-        settings["tune"] = "zerolatency"
-    if options.profile is not None:
-        settings["profile"] = options.profile
-    stream = encoders.add_stream("libx264", options.fps, options=settings)
-    stream.width = options.width
-    stream.height = options.height
-    stream.pix_fmt = "yuv420p"
-    stream.bit_rate = options.bit_rate
-    stream.codec_context.time_base = Fraction(1, CLOCK_RATE)
-    return stream
-
-
-def _sound(encoder: av.AudioStream, start_pts: int) -> Iterator[av.Packet]:
-    """AAC packets for ever: silence, and a beep with each flash; pts in 90 kHz ticks."""
+def _sound() -> Iterator[NDArray[np.float32]]:
+    """Sound for ever, shape (2, SAMPLES_PER_FRAME) a frame: a beep each second, else silence."""
+    second = np.zeros((2, SAMPLE_RATE), np.float32)
     beep = _beep()
+    second[:, : beep.shape[1]] = beep
     for position in itertools.count(0, SAMPLES_PER_FRAME):
-        samples = np.zeros((2, SAMPLES_PER_FRAME), np.float32)
-        inside = (position + np.arange(SAMPLES_PER_FRAME)) % SAMPLE_RATE
-        sounding = inside < beep.shape[1]
-        samples[:, sounding] = beep[:, inside[sounding]]
-        frame = av.AudioFrame.from_ndarray(samples, "fltp", "stereo")
-        frame.sample_rate = SAMPLE_RATE
-        frame.pts = position
-        frame.time_base = Fraction(1, SAMPLE_RATE)
-        for packet in encoder.encode(frame):
-            packet.pts = packet.dts = start_pts + packet.pts * CLOCK_RATE // SAMPLE_RATE
-            packet.time_base = Fraction(1, CLOCK_RATE)
-            yield packet
+        positions = np.arange(position, position + SAMPLES_PER_FRAME)
+        yield second.take(positions, axis=1, mode="wrap")
 
 
-def _beep() -> np.ndarray:
+def _beep() -> NDArray[np.float32]:
     """The beep, shape (2, samples), with edges soft enough not to click."""
     time_s = np.arange(round(SAMPLE_RATE * FLASH_S)) / SAMPLE_RATE
     edge = np.clip(np.minimum(time_s, FLASH_S - time_s) / 0.002, 0, 1)
