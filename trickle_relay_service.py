@@ -19,7 +19,7 @@ import structlog
 from aiohttp import web
 
 from relay import __version__
-from relay.api.app import CONNECTIONS_CLOSE_S, build_app
+from relay.api.app import build_app, make_runner
 from relay.comfystream.workflows import TextWorkflowError
 from relay.config import (
     EventLoop,
@@ -75,7 +75,7 @@ async def _serve(app: web.Application, settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, number, stopped, settings.stop_timeout_s)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=CONNECTIONS_CLOSE_S)
+    runner = make_runner(app)
     try:
         await runner.setup()
         await web.TCPSite(runner, settings.host, settings.port).start()

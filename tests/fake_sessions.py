@@ -48,6 +48,8 @@ class FakeSessions:
     def __init__(self, capacity: int = 1000) -> None:
         self.capacity = capacity
         self.sessions: dict[str, FakeSession] = {}
+        self.started: builtins.list[FakeSession] = []
+        """Every session that ever was."""
         self.running = False
         self.drain_timeout_s: float | None = None
         self.fails_with: Exception | None = None
@@ -80,6 +82,7 @@ class FakeSessions:
                 raise RequestError("taken", code="output_in_use", http_status=409)
         session = FakeSession(config)
         self.sessions[session.session_id] = session
+        self.started.append(session)
         return session
 
     async def stop_session(self, session_id: str) -> None:

@@ -46,6 +46,18 @@ def build_app(settings: Settings, sessions: SessionService) -> web.Application:
     return app
 
 
+def make_runner(app: web.Application) -> web.AppRunner:
+    """What serves the application: handlers run to their end when a client goes away, so that
+    what they began is also ended; bodies are as they came, see `relay.api.body`."""
+    return web.AppRunner(
+        app,
+        handler_cancellation=False,
+        auto_decompress=False,
+        access_log=None,
+        shutdown_timeout=CONNECTIONS_CLOSE_S,
+    )
+
+
 async def _start_sessions(app: web.Application) -> None:
     await app[SESSIONS].start()
 

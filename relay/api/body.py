@@ -19,8 +19,15 @@ async def read_json_object(request: web.Request) -> dict[str, object]:
 
     Raises:
         RequestError: 400 `invalid_json`, 400 `invalid_body` (broken transfer encoding), 408
-            `body_timeout`, 413 `body_too_large`, 415 `unsupported_media_type`.
+            `body_timeout`, 413 `body_too_large`, 415 `unsupported_media_type` (also for a
+            compressed body: what it would unpack to has no bound that its size shows).
     """
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise RequestError(
+            "the body is compressed; send it as it is, without Content-Encoding",
+            code="unsupported_media_type",
+            http_status=415,
+        )
     content_type = request.content_type
     if content_type.startswith("multipart/"):
         raise _not_json(content_type)
@@ -59,7 +66,7 @@ async def _read(request: web.Request) -> bytes:
         http_exceptions.HttpProcessingError,
     ) as error:
         raise RequestError(
-            "the body can't be read: its transfer or content encoding is broken",
+            "the body can't be read: its transfer encoding is broken",
             code="invalid_body",
         ) from error
 

@@ -52,8 +52,9 @@ def error_answer(
     if request.can_read_body:
         # What is left of the body, or can't be decoded, would be taken for the next request.
         response.force_close()
-        if request.content.exception() is not None:
-            # Else aiohttp reads on and logs the client's broken encoding as an error of ours.
+        if status == HTTPStatus.REQUEST_TIMEOUT or request.content.exception() is not None:
+            # aiohttp would read on: for seconds, what does not come; or into the client's broken
+            # encoding, which it would log as an error of ours.
             request.content.feed_eof()
     return response
 

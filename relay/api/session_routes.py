@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 
 from relay.api.body import read_json_object
@@ -27,7 +29,7 @@ async def start_session(request: web.Request) -> web.StreamResponse:
         # Sent from here, because a session whose id nobody got would run for ever.
         await response.prepare(request)
         await response.write_eof()
-    except ConnectionError:
+    except (ConnectionError, asyncio.CancelledError):
         await sessions.stop_session(session.session_id)
         raise
     return response

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from relay.api.app import build_app
+from relay.api.app import build_app, make_runner
 from relay.config import Settings
 from tests.fake_sessions import FakeSessions
 
@@ -20,6 +20,13 @@ INVERT: dict[str, Any] = {
     "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
     "3": {"class_type": "SaveTensor", "inputs": {"images": ["2", 0]}},
 }
+
+
+class ApiServer(TestServer):
+    """aiohttp's test server, run the way the service runs."""
+
+    async def _make_runner(self, **_options: Any) -> web.BaseRunner[Any]:
+        return make_runner(self.app)
 
 
 def start_body(**changes: Any) -> dict[str, Any]:
@@ -35,5 +42,5 @@ def start_body(**changes: Any) -> dict[str, Any]:
 async def api_client(sessions: FakeSessions, **settings: Any) -> AsyncIterator[Client]:
     """A client of the API, closed with its server at the end."""
     app = build_app(Settings(**settings), sessions)
-    async with TestClient(TestServer(app)) as client:
+    async with TestClient(ApiServer(app)) as client:
         yield client
