@@ -47,9 +47,9 @@ async def test_load_save_leaves_the_picture_as_it_is() -> None:
 
 async def test_overload_names_pictures_wrongly_and_piles_up_labels() -> None:
     """A slow workflow returns output k under the pts of input k, whatever it shows."""
-    faults = Faults(process_ms=(100,))
+    faults = Faults(process_ms=(50,))
     async with ComfyStreamStandIn(faults=faults) as standin, connect(standin.url, PASS) as peer:
-        await peer.stream(range(60))
+        await peer.stream(range(60), fps=60)
         await peer.wait_pictures(12)
         for index, returned in enumerate(peer.pictures):
             assert returned.pts == index * STEP
@@ -65,9 +65,9 @@ async def test_overload_names_pictures_wrongly_and_piles_up_labels() -> None:
 
 async def test_without_the_pairing_bug_overload_drops_but_names_rightly() -> None:
     """With the bug off, every output carries the timestamp of the picture it shows."""
-    faults = Faults(process_ms=(100,), pairing_bug=False)
+    faults = Faults(process_ms=(50,), pairing_bug=False)
     async with ComfyStreamStandIn(faults=faults) as standin, connect(standin.url, PASS) as peer:
-        await peer.stream(range(45))
+        await peer.stream(range(45), fps=60)
         await peer.wait_pictures(8)
         first = peer.pictures[0]
         assert first.number is not None
