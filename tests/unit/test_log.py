@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import BadHttpMessage
 
 from relay.config import LogFormat, LogLevel
 from relay.observe.log import ThrottledLog, configure_logging
+from tests.logging_state import logging_restored
 
 Lines = Callable[[], list[dict[str, Any]]]
 
@@ -26,19 +27,8 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def _restore_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    names = ["aioice", "aiortc", "libav", "asyncio", "aiohttp.access", "aiohttp.server"]
-    levels = {name: logging.getLogger(name).level for name in names}
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name, old_level in levels.items():
-        logging.getLogger(name).setLevel(old_level)
-        logging.getLogger(name).filters.clear()
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
+    with logging_restored():
+        yield
 
 
 @pytest.fixture
