@@ -1,0 +1,137 @@
+"""Which segment a subscriber asks for next. No I/O: replies in, decisions out.
+
+The invariant: a number that was delivered is never asked for again, unless the channel has
+demonstrably begun anew below it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from relay.trickle.errors import ProtocolError
+from relay.trickle.protocol import REFERENCE_WINDOW, JumpPolicy, Reply
+
+
+class Step(StrEnum):
+    """What to do with a reply."""
+
+    DELIVER = "deliver"
+    """It is the segment that was asked for, or a later one."""
+    JUMPED = "jumped"
+    """What was asked for is gone; ask for `SegmentCursor.number`, which is higher now."""
+    WAIT = "wait"
+    """The publisher is not there yet; ask again later."""
+    LOOK = "look"
+    """Numbers don't fit together: find out where the edge is, then `SegmentCursor.look`."""
+
+
+@dataclass(slots=True)
+class SegmentCursor:
+    """The place of one subscriber in its channel."""
+
+    number: int
+    """To ask for next; negative while the server has to resolve it."""
+    policy: JumpPolicy = JumpPolicy.LATEST
+    max_lag_segments: int | None = None
+    """Jump when more than this many newer segments have begun."""
+    delivered: int | None = None
+    """The last number that was delivered."""
+    jumps: int = 0
+    skipped_segments: int = 0
+    restarts: int = 0
+    skipped_before: int = 0
+    """Segments left out since the last delivered one."""
+    restarted: bool = False
+    """The channel began anew since the last delivered segment."""
+    _lower_seen: bool = False
+    _ignore_seq: bool = False
+
+    def on_segment(self, reply: Reply) -> Step:
+        """A 200 for `number`.
+
+        After DELIVER, `number` is the one that was delivered; call `advance` to go on.
+
+        Raises:
+            ProtocolError: nobody says which segment this is.
+        """
+        seq = None if self._ignore_seq else reply.seq
+        if seq is None:
+            if self.number < 0:
+                raise ProtocolError(
+                    "the server neither numbers its segments (Lp-Trickle-Seq) nor offers /next: "
+                    "there is no way to follow this channel without repeating segments"
+                )
+            seq = self.number
+        if seq < self.number:
+            if self._lower_seen:
+                # It said so again after a look at the edge: its numbers mean nothing.
+                self._ignore_seq = True
+                seq = self.number
+            else:
+                self._lower_seen = True
+                return Step.LOOK
+        if self.number >= 0:
+            self._skip(seq - self.number)
+        self.number = seq
+        behind = 0 if reply.latest is None else reply.latest - 1 - seq
+        if self.max_lag_segments is not None and behind > self.max_lag_segments:
+            self._jump(reply)
+            return Step.JUMPED
+        return Step.DELIVER
+
+    def on_not_in_window(self, reply: Reply) -> Step:
+        """A 470 for `number`."""
+        latest = reply.latest
+        if latest is None:
+            return Step.LOOK
+        if self.number < 0 or latest == self.number:
+            return Step.WAIT
+        if latest > self.number:
+            self._jump(reply)
+            return Step.JUMPED
+        return Step.LOOK if self.begun_anew(latest) else Step.WAIT
+
+    def begun_anew(self, edge: int) -> bool:
+        """Whether an edge this low means that the channel's publisher started over.
+
+        One below what we ask for is normal: we ask before the writer does.
+        """
+        return self.delivered is not None and edge < self.number - 1
+
+    def look(self, edge: int) -> None:
+        """The edge was found to be at `edge`: go there if the channel has begun anew."""
+        if self.begun_anew(edge):
+            self.go_to_edge(edge)
+
+    def go_to_edge(self, edge: int) -> None:
+        """Follow a channel that begun anew, from its current segment."""
+        self.restarts += 1
+        self.restarted = True
+        self.number = max(0, edge - 1)
+        self.delivered = None
+
+    def advance(self) -> None:
+        """`number` was delivered; the next one is wanted."""
+        self.delivered = self.number
+        self.number += 1
+        self.skipped_before = 0
+        self.restarted = False
+
+    def _jump(self, reply: Reply) -> None:
+        assert reply.latest is not None
+        match self.policy:
+            case JumpPolicy.NEXT:
+                target = reply.latest
+            case JumpPolicy.LATEST:
+                target = reply.latest - 1
+            case JumpPolicy.OLDEST:
+                target = reply.latest - REFERENCE_WINDOW if reply.oldest is None else reply.oldest
+        target = max(target, self.number + 1)
+        self.jumps += 1
+        self._skip(target - self.number)
+        self.number = target
+
+    def _skip(self, count: int) -> None:
+        self.skipped_segments += count
+        self.skipped_before += count
