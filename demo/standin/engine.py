@@ -13,6 +13,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Generic, TypeVar
 
 import av
@@ -39,28 +40,33 @@ class EngineClosed(Exception):
     """The server is shutting down."""
 
 
-@dataclass(slots=True)
-class StreamFrame:
-    """One received picture: what the workflow sees of it, and the label its output will get."""
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a received picture leaves in the queue of labels."""
 
     sequence: int
-    """Counts the frames of the process; -1 in a warm-up."""
-    image: Image | None
-    """Height x width x 3, uint8 RGB; None if the workflow takes no video."""
-    frame: av.VideoFrame | None
-    """As received, with pts and time base; None in a warm-up."""
+    """Counts the pictures of the process."""
+    pts: int | None
+    time_base: Fraction | None
+    pixels: int
+    passed: av.VideoFrame | None
+    """The picture itself, if the workflow takes no video."""
 
-    @property
-    def nbytes(self) -> int:
-        pixels = self.frame.width * self.frame.height if self.frame is not None else 0
-        return pixels * 3 // 2 + (self.image.nbytes if self.image is not None else 0)
+
+@dataclass(frozen=True, slots=True)
+class StreamFrame:
+    """One picture on its way to the workflow."""
+
+    image: Image
+    label: Label | None
+    """None in a warm-up."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoOutput:
     image: Image
-    source: StreamFrame | None
-    """The frame that the picture truly shows."""
+    label: Label | None
+    """Of the picture that it truly shows; None in a warm-up."""
 
 
 class StreamInput(Generic[T]):
@@ -146,7 +152,6 @@ class Run:
         frame = self._engine.image_inputs.get("video", timeout_s)
         self.took_media_at = time.monotonic()
         self.source = frame
-        assert frame.image is not None
         return frame.image
 
     def take_audio(self, timeout_s: float) -> Audio:
@@ -265,7 +270,7 @@ class Engine:
         started_at = time.monotonic()
         run.execute()
         faults = self._board.current
-        if run.source is not None and run.source.sequence >= 0:
+        if run.source is not None and run.source.label is not None:
             self._stream_runs += 1
             if faults.fail_after_runs is not None and (
                 self._stream_runs == faults.fail_after_runs + 1
@@ -285,16 +290,17 @@ class Engine:
         self._loop.call_soon_threadsafe(self._deliver, run)
 
     def _deliver(self, run: Run) -> None:
+        label = run.source.label if run.source is not None else None
         for image in run.images:
-            for _ in range(self._copies(run.source)):
-                self.video_outputs.put_nowait(VideoOutput(image, run.source))
+            for _ in range(self._copies(label)):
+                self.video_outputs.put_nowait(VideoOutput(image, label))
         for samples in run.audio:
             self.audio_outputs.put_nowait(samples)
         for text in run.texts:
             self.text_outputs.put_nowait(text)
 
-    def _copies(self, source: StreamFrame | None) -> int:
-        if source is None or source.sequence < 0:
+    def _copies(self, label: Label | None) -> int:
+        if label is None:
             return 1
         self._output_credit += self._board.current.output_ratio
         copies = int(self._output_credit)

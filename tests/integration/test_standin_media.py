@@ -60,7 +60,7 @@ async def test_overload_names_pictures_wrongly_and_piles_up_labels() -> None:
         replaced = state["frames"]["replaced"]
         assert replaced > 20
         assert state["queues"]["video_labels"] >= replaced - 3
-        assert state["retained_bytes"] > 20 * 3 * 128 * 128
+        assert state["retained_bytes"] > 20 * 13 * 128 * 128
 
 
 async def test_without_the_pairing_bug_overload_drops_but_names_rightly() -> None:
