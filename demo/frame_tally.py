@@ -1,8 +1,8 @@
 """What became of every frame between two channels: counted, timed, and checked against pixels.
 
-Frames (pictures, or PES packets of audio) are matched by pts, and where pictures were read, by the number drawn in them: a frame
-whose pts is on the input but whose picture is another frame's is the worst of errors, and
-neither check alone would see it.
+Frames (pictures, or PES packets of audio) are matched by pts, and where pictures were read, by
+the number drawn in them: a frame whose pts is on the input but whose picture is another frame's
+is the worst of errors, and neither check alone would see it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CLOCK_RATE = 90_000
 _KEPT_FRAMES = 2_000
 """Older frames are settled and forgotten, so that a demo can run for days."""
 _KEPT_DELAYS = 200_000
-_UNKNOWN_KEPT = 1_000
+_EARLY_KEPT = 1_000
 
 
 @dataclass(slots=True)
@@ -31,6 +31,15 @@ class _Frame:
     input_reading: Reading | None = None
     output_reading: Reading | None = None
     output_decoded: bool = False
+
+
+@dataclass(slots=True)
+class _Early:
+    """Output frames whose twin on the input has not been seen (yet)."""
+
+    arrivals: list[float] = field(default_factory=list)
+    reading: Reading | None = None
+    decoded: bool = False
 
 
 @dataclass(slots=True)
@@ -102,7 +111,7 @@ class FrameTally:
         self._warm_up = round(warm_up_s * CLOCK_RATE)
         self._frames: dict[int, _Frame] = {}
         self._by_pts: dict[int, _Frame] = {}
-        self._unknown: dict[int, list[float]] = {}
+        self._early: dict[int, _Early] = {}
         self._position: int | None = None
         self._first_output: int | None = None
         self._highest_output: int | None = None
@@ -114,8 +123,10 @@ class FrameTally:
         self._position = position = self._place(pts)
         self.input_frames += 1
         frame = self._frames[position] = self._by_pts[pts] = _Frame(position, at)
-        for output_at in self._unknown.pop(pts, ()):
-            self._match(frame, output_at)
+        if (early := self._early.pop(pts, None)) is not None:
+            for output_at in early.arrivals:
+                self._match(frame, output_at)
+            frame.output_reading, frame.output_decoded = early.reading, early.decoded
         if len(self._frames) > _KEPT_FRAMES:
             self._settle_oldest()
 
@@ -130,9 +141,10 @@ class FrameTally:
         frame = self._by_pts.get(pts)
         if frame is None:
             # Its twin may still come, if it is on another connection.
-            self._unknown.setdefault(pts, []).append(at)
-            if len(self._unknown) > _UNKNOWN_KEPT:
-                self._settled.foreign += len(self._unknown.pop(next(iter(self._unknown))))
+            self._early.setdefault(pts, _Early()).arrivals.append(at)
+            if len(self._early) > _EARLY_KEPT:
+                oldest = self._early.pop(next(iter(self._early)))
+                self._settled.foreign += len(oldest.arrivals)
             return None
         return self._match(frame, at)
 
@@ -146,8 +158,9 @@ class FrameTally:
         """What an output frame's picture says."""
         frame = self._by_pts.get(pts % PTS_MODULUS)
         if frame is not None:
-            frame.output_reading = reading
-            frame.output_decoded = True
+            frame.output_reading, frame.output_decoded = reading, True
+        elif (early := self._early.get(pts % PTS_MODULUS)) is not None:
+            early.reading, early.decoded = reading, True
 
     def summary(self) -> TallySummary:
         """Everything up to the latest frame on the output, the warm-up left out."""
@@ -160,7 +173,7 @@ class FrameTally:
             }
         )
         total.delays_s.extend(settled.delays_s)
-        total.foreign += sum(len(copies) for copies in self._unknown.values())
+        total.foreign += sum(len(early.arrivals) for early in self._early.values())
         for frame in self._frames.values():
             if self._counts(frame):
                 total._add(frame)

@@ -11,12 +11,14 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from demo.segment_writer import SourceChunk
+from relay.config import LogLevel
 from relay.errors import RelayError
+from relay.observe.log import configure_logging
 from relay.trickle.errors import SegmentLostError, StalledError
 from relay.trickle.publisher import TricklePublisher
 from relay.trickle.segment_writer import SegmentWriter
@@ -34,7 +36,11 @@ class PublishReport:
 
 
 async def publish_live(
-    url: str, chunks: Iterator[SourceChunk], *, paced: bool = True
+    url: str,
+    chunks: Iterator[SourceChunk],
+    *,
+    paced: bool = True,
+    on_started: Callable[[], object] | None = None,
 ) -> PublishReport:
     """Publish `chunks` on the channel at `url` to their end, then close the channel.
 
@@ -43,6 +49,7 @@ async def publish_live(
     Args:
         chunks: called for on a thread; may block to encode.
         paced: False sends as fast as the server takes it.
+        on_started: called when the channel stands and the first bytes are about to leave.
 
     Raises:
         TrickleError: the channel can't be written any more.
@@ -54,6 +61,8 @@ async def publish_live(
         upcoming = loop.run_in_executor(encoder, next, chunks, None)
         try:
             async with TricklePublisher(url) as publisher:
+                if on_started is not None:
+                    on_started()
                 segments = _Segments(publisher)
                 start = None
                 while (chunk := await upcoming) is not None:
@@ -69,6 +78,8 @@ async def publish_live(
                     report.segments = segments.begun
         finally:
             await asyncio.wait({upcoming})
+            if not upcoming.cancelled():
+                upcoming.exception()  # raised above, or of no interest any more
             if isinstance(chunks, Generator):
                 # In the thread that ran it: that frees the encoders.
                 await loop.run_in_executor(encoder, chunks.close)
@@ -111,6 +122,7 @@ def publish_from_command_line(arguments: argparse.Namespace, chunks: Iterator[So
 
     Prints one JSON object a line: ``publishing`` at the start, ``finished`` at the end.
     """
+    configure_logging(LogLevel.WARNING)
     try:
         asyncio.run(_publish(arguments.url, chunks, paced=not arguments.unpaced))
     except RelayError as error:
@@ -118,11 +130,13 @@ def publish_from_command_line(arguments: argparse.Namespace, chunks: Iterator[So
 
 
 async def _publish(url: str, chunks: Iterator[SourceChunk], *, paced: bool) -> None:
-    publishing = asyncio.ensure_future(publish_live(url, chunks, paced=paced))
+    started = {"event": "publishing", "url": url}
+    publishing = asyncio.ensure_future(
+        publish_live(url, chunks, paced=paced, on_started=lambda: _say(started))
+    )
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signal_number, publishing.cancel)
-    _say({"event": "publishing", "url": url})
     try:
         report = await publishing
     except asyncio.CancelledError:

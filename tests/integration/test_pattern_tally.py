@@ -84,10 +84,13 @@ def test_output_ahead_of_its_twin_is_matched_when_that_comes() -> None:
     """The two channels come over two connections: either may be read first."""
     tally = FrameTally()
     assert tally.on_output(INTERVAL, 0.02) is None
+    tally.on_output_picture(INTERVAL, Reading(1, True))
     assert tally.summary().foreign == 1
     tally.on_input(INTERVAL, 0.01)
+    tally.on_input_picture(INTERVAL, Reading(1, False))
     summary = tally.summary()
     assert (summary.foreign, summary.delivered, summary.delay_ms(50)) == (0, 1, 10.0)
+    assert (summary.verified, summary.inverted) == (1, 1)
 
 
 def test_timestamps_may_wrap() -> None:
