@@ -15,6 +15,7 @@ import structlog
 
 from relay.codec_executor import CodecExecutor
 from relay.media.access_unit import AccessUnit, DecodedFrame, MediaKind
+from relay.media.live_edge import LiveEdge
 from relay.media.stream_decoder import TrickleStreamDecoder
 from relay.queues import MediaQueue
 from relay.stats import RateMeter
@@ -48,6 +49,7 @@ class Ingest:
         self._frames = frames
         self._on_audio = on_audio
         self._clock = clock
+        self._edge = LiveEdge()
 
     async def run(self) -> None:
         """Read the input channel to its end, then close the frame queue, whatever happened.
@@ -62,6 +64,7 @@ class Ingest:
                         await self._take(self._decoder.demux(data, self._clock()))
                     await self._take(self._decoder.segment_boundary(self._clock()))
             self._queue(await self._codecs.run(self._decoder.flush))
+            self._put(self._edge.flush())
         finally:
             self._frames.close()
 
@@ -80,6 +83,10 @@ class Ingest:
     def _queue(self, frames: list[DecodedFrame]) -> None:
         for frame in frames:
             self.decoded.tick()
+            self._put(self._edge.admit(frame))
+
+    def _put(self, frames: list[DecodedFrame]) -> None:
+        for frame in frames:
             if not self._frames.closed:
                 self._frames.put_nowait(frame)
 

@@ -29,9 +29,11 @@ from relay.publish import OutputSegment, Publish
 from relay.queues import MediaQueue
 from relay.session_config import SessionConfig
 from relay.session_state import EndReason
+from relay.trickle import protocol as trickle
 from relay.trickle.publisher import TricklePublisher
 from relay.trickle.publisher_options import PublisherOptions
-from relay.trickle.subscriber import SubscriberOptions, TrickleSubscriber
+from relay.trickle.subscriber import TrickleSubscriber
+from relay.trickle.subscriber_options import SubscriberOptions
 from relay.webrtc_client import WebRTCOptions
 
 
@@ -96,8 +98,13 @@ class Pipeline:
         self._segments: MediaQueue[OutputSegment] = MediaQueue(
             "output_segments", settings.output_segments_capacity
         )
-        subscriber = TrickleSubscriber(
-            config.input_stream_url, session=resources.http, options=SubscriberOptions()
+        self._subscriber = TrickleSubscriber(
+            config.input_stream_url,
+            session=resources.http,
+            options=SubscriberOptions(
+                wait_for_channel_s=settings.input_timeout_s,
+                retry_budget_s=settings.input_timeout_s,
+            ),
         )
         decoder = TrickleStreamDecoder(config.width, config.height, config.fit)
         publisher = TricklePublisher(
@@ -113,7 +120,7 @@ class Pipeline:
             lambda: decoder.audio,
         )
         self._ingest = Ingest(
-            subscriber, decoder, resources.codecs, self._decoded, self._egress.add_audio
+            self._subscriber, decoder, resources.codecs, self._decoded, self._egress.add_audio
         )
         self._processor = processor
         self._publish = Publish(publisher, self._segments)
@@ -170,6 +177,8 @@ class Pipeline:
         except TrickleError:
             self.end_reason = self.end_reason or EndReason.INPUT_TIMEOUT
             raise
+        never_existed = self._subscriber.end_reason is trickle.EndReason.NEVER_EXISTED
+        self.end_reason = EndReason.INPUT_TIMEOUT if never_existed else EndReason.INPUT_ENDED
 
     async def _write_output(self) -> None:
         try:

@@ -25,7 +25,7 @@ from relay.media import h264
 from relay.media.access_unit import TIME_BASE, AccessUnit, DecodedFrame, ElementaryStream, MediaKind
 from relay.media.encoder import VideoEncoder
 from relay.media.timeline import FrameIdentifier, Identified, SentFrame, StampIssuer
-from relay.pacing import FlightControl
+from relay.pacing import FlightControl, OverloadRule
 from relay.queues import MediaQueue, QueueClosed
 from relay.stats import DelayMeter, RateMeter
 from relay.webrtc_assembly import AccessUnitAssembler, AssembledUnit
@@ -42,8 +42,6 @@ KEYFRAME_UNTIL_RETURN_S = 1.0
 FEED_INTERVAL_S = 1.0
 """A source that pauses is stood in for by its last frame: ComfyStream ends a return track for
 good after 5 s without a frame (unprocessed), and its timestamps drift after a pause."""
-STALE_AFTER_S = 0.25
-"""A frame that has waited this long for its turn makes way for the newest."""
 RETURNED_STREAM = ElementaryStream(MediaKind.VIDEO, "h264", 0x1B)
 
 
@@ -121,6 +119,7 @@ class VideoStreamTrack(MediaStreamTrack):
         self._last: DecodedFrame | None = None
         self._keyframe_wanted = False
         self._last_keyframe_at = float("-inf")
+        self._overload = OverloadRule()
         self._started = False
 
     def request_keyframe(self) -> None:
@@ -177,9 +176,9 @@ class VideoStreamTrack(MediaStreamTrack):
         except TimeoutError:
             assert self._last is not None
             return self._last, None
-        if self._clock() - frame.arrived_at > STALE_AFTER_S and len(self._frames):
-            self._frames.skip_to_newest("late")
-            self._frames.dropped["late"] += 1
+        if self._overload.should_skip(1 + len(self._frames), self._clock()):
+            self._frames.skip_to_newest("server_busy")
+            self._frames.dropped["server_busy"] += 1
             frame = self._frames.get_nowait()
         if self._last is not None:
             self._ledger.issuer.observe_interval(frame.pts - self._last.pts)

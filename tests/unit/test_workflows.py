@@ -268,6 +268,20 @@ def test_huge_cycles_are_found_in_time() -> None:
     assert len(problem) < 200
 
 
+def test_countless_workflows_are_refused_at_once() -> None:
+    """They would hold up every session's frames, and no one means them."""
+    [problem] = problems_of([INVERT] * 10_000)
+    assert "has 10000 workflows" in problem
+
+
+def test_warnings_are_listed_in_bounds() -> None:
+    """A thousand odd inputs are not a thousand lines in the status."""
+    odd = {f"size{i}": [1, 2, 3] for i in range(1000)}
+    warnings = normalize_prompts([changed(INVERT, n2=node("X", image=["1", 0], **odd))]).warnings
+    assert len(warnings) == 21
+    assert warnings[-1] == "and 980 more of that kind"
+
+
 def test_text_goes_into_the_operators_workflow() -> None:
     """Every placeholder gets the text, as a value, so that no quoting can break out."""
     text = 'x", "evil": ["9", 0], "y": "\\1 {{prompt}}'

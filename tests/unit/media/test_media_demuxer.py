@@ -14,6 +14,7 @@ from relay.media.access_unit import PTS_MODULUS, AccessUnit, ElementaryStream, M
 from relay.media.demuxer import TsDemuxer
 from relay.media.muxer import TsMuxer
 from relay.media.psi import PAT_PID, build_pat, build_pmt
+from tests.unit.media.h264_bits import slice_of, sps
 from tests.unit.media.transport import (
     AAC,
     AUDIO_PID,
@@ -432,3 +433,46 @@ def test_pmt_pid_that_moves_is_followed() -> None:
     demuxer.feed(stale, 0.0)
     assert demuxer.audio is None
     assert [u.pts for u in demuxer.feed(writer.pes(0x200, pes(P_SLICE + b"abc", 9)), 0.0)] == [9]
+
+
+def field_of_frame(frame_num: int, *, bottom: bool, key: bool = False) -> bytes:
+    """One field, with parameter sets of an interlaced stream in front of a keyframe's first."""
+    head = DELIMITER
+    if key and not bottom:
+        head += b"\x00\x00\x01" + sps(frame_mbs_only=0, poc_type=0, profile=77)
+        head += b"\x00\x00\x01\x68\xce\x3c\x80"
+    kind = 0x65 if key and not bottom else 0x41
+    return head + slice_of(frame_num, field=True, bottom=bottom, kind=kind) + b"f" * 30
+
+
+def test_two_fields_in_one_pes_are_one_unit() -> None:
+    """Though each is an access unit of its own to H.264: what is shown is a frame."""
+    writer = PacketWriter()
+    data = writer.tables(VIDEO)
+    frames = []
+    for n in range(4):
+        frames.append(field_of_frame(n, bottom=False, key=n == 0) + field_of_frame(n, bottom=True))
+        data += writer.pes(VIDEO_PID, pes(frames[-1], 3600 * n, bounded=True))
+    units = demux(data)
+    assert [u.data for u in units] == frames
+    assert [u.pts for u in units] == [0, 3600, 7200, 10_800]
+
+
+@pytest.mark.parametrize("second_has_pts", [True, False])
+def test_fields_in_pes_packets_of_their_own_are_joined(second_has_pts: bool) -> None:
+    """From the second frame on, as soon as its second field is there."""
+    writer, demuxer = PacketWriter(), TsDemuxer()
+    demuxer.feed(writer.tables(VIDEO), 0.0)
+    counts = []
+    found: list[AccessUnit] = []
+    for n in range(4):
+        for bottom in (False, True):
+            pts = None if bottom and not second_has_pts else 3600 * n + 1800 * bottom
+            data = pes(field_of_frame(n, bottom=bottom, key=n == 0), pts, bounded=True)
+            units = demuxer.feed(writer.pes(VIDEO_PID, data), float(n))
+            counts.append(len(units))
+            found += units
+    assert counts == [1, 1, 0, 1, 0, 1, 0, 1]
+    assert [u.pts for u in found[2:]] == [3600, 7200, 10_800]
+    assert found[2].data == field_of_frame(1, bottom=False) + field_of_frame(1, bottom=True)
+    assert not any(u.damaged for u in found)

@@ -12,71 +12,12 @@ from relay.errors import MediaError
 from relay.media import h264, hevc
 from relay.media.bits import BitReader, EndOfBits, unescape_rbsp
 from relay.media.h264_sps import parse_sps
+from tests.unit.media.h264_bits import Bits, slice_of, sps
 from tests.unit.media.transport import DELIMITER, IDR_SLICE, P_SLICE, SPS_PPS, idr, picture
 
 SEI_RECOVERY = b"\x00\x00\x01\x06\x06\x01\xc4\x80"
 SEI_OTHER = b"\x00\x00\x01\x06\x05\x02ab\x80"
 NEXT_SLICE = b"\x00\x00\x01\x41\x4a\x24"  # first_mb_in_slice is not 0
-
-
-class Bits:
-    """Writes bit fields and Exp-Golomb codes."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def u(self, value: int, count: int) -> Bits:
-        self.text += f"{value:0{count}b}"
-        return self
-
-    def ue(self, *values: int) -> Bits:
-        for value in values:
-            code = f"{value + 1:b}"
-            self.text += "0" * (len(code) - 1) + code
-        return self
-
-    def done(self) -> bytes:
-        text = self.text + "1"
-        text += "0" * (-len(text) % 8)
-        return int(text, 2).to_bytes(len(text) // 8, "big")
-
-
-def sps(
-    *,
-    profile: int = 66,
-    flags: int = 0xC0,
-    frame_mbs_only: int = 1,
-    crop: tuple[int, int, int, int] | None = None,
-    vui: Bits | None = None,
-    poc_type: int = 2,
-) -> bytes:
-    bits = Bits().u(profile, 8).u(flags, 8).u(31, 8).ue(0)
-    if profile == 100:
-        bits.ue(1, 0, 0).u(0, 1).u(1, 1)
-        bits.u(1, 1)
-        bits.text += "".join("010" for _ in range(16))  # a scaling list of se(1) steps
-        bits.u(0, 7)
-    bits.ue(2, poc_type)  # log2_max_frame_num 6
-    if poc_type == 0:
-        bits.ue(2)
-    bits.ue(1).u(0, 1).ue(39, 21 if frame_mbs_only else 10).u(frame_mbs_only, 1)
-    if not frame_mbs_only:
-        bits.u(1, 1)
-    bits.u(1, 1)
-    bits.u(1, 1).ue(*crop) if crop else bits.u(0, 1)
-    if vui:
-        bits.u(1, 1).text += vui.text
-    else:
-        bits.u(0, 1)
-    return b"\x67" + bits.done()
-
-
-def slice_of(frame_num: int, *, field: bool, bottom: bool = False, kind: int = 0x41) -> bytes:
-    bits = Bits().ue(0, 5, 0).u(frame_num, 6).u(int(field), 1)
-    if field:
-        bits.u(int(bottom), 1)
-    bits.u(0x155, 12)
-    return b"\x00\x00\x01" + bytes([kind]) + bits.done()
 
 
 def test_finds_every_nal_unit_behind_long_and_short_start_codes() -> None:

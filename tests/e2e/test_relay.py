@@ -1,0 +1,112 @@
+"""Numbered frames through the real path: trickle, relay, WebRTC, stand-in, and back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from demo.live_publisher import publish_live
+from demo.test_pattern import PatternOptions, generate
+from tests.e2e.stack import Stack, Viewer, in_background, running_stack
+
+FRAMES = 150
+
+
+def live_pattern(stack: Stack, channel: str, options: PatternOptions) -> object:
+    return publish_live(stack.channel(channel), generate(options))
+
+
+def assert_every_frame_once_with_its_time(
+    viewer: Viewer, options: PatternOptions, status: dict[str, Any], *, last: int | None = None
+) -> None:
+    """From the first frame seen to the last: none twice, none out of order, none under another
+    time, and none missing but those that the relay says it skipped because the machine stalled.
+    """
+    numbers = [frame.number for frame in viewer.frames if frame.number is not None]
+    assert len(numbers) == len(viewer.frames), "a picture can't be read"
+    assert numbers == sorted(set(numbers))
+    assert [frame.pts for frame in viewer.frames] == [options.pts(n) for n in numbers]
+    last = numbers[-1] if last is None else last
+    missing = set(range(numbers[0], last + 1)) - set(numbers)
+    skipped = status["frames_dropped"].get("decoded_frames", {}).get("server_busy", 0)
+    assert len(missing) == skipped, (missing, status["frames_dropped"])
+
+
+@pytest.mark.timeout(60)
+async def test_every_frame_arrives_once_inverted_with_its_time() -> None:
+    """The default workflow: each frame once, in order, inverted, its source pts exact, and the
+    end of the input ends session and output."""
+    options = PatternOptions(frames=FRAMES, plain=True)
+    viewer = Viewer()
+    async with running_stack() as stack:
+        async with in_background(live_pattern(stack, "camera", options)) as (source,):
+            session = await stack.start("camera")
+            async with in_background(viewer.watch(stack.channel("camera-processed"))):
+                await source
+                await viewer.wait_for(lambda v: v.ended)
+        status = await stack.status(session)
+    assert_every_frame_once_with_its_time(viewer, options, status, last=FRAMES - 1)
+    assert len(viewer.frames) >= 100
+    assert all(frame.inverted for frame in viewer.frames)
+    assert (status["status"], status["end_reason"]) == ("stopped", "input_ended")
+    assert status["error"] is None
+
+
+@pytest.mark.timeout(60)
+async def test_audio_goes_along_untouched() -> None:
+    """Each audio packet of the shared time is on the output once, byte for byte, in time."""
+    options = PatternOptions(frames=FRAMES, plain=True)
+    source_viewer, viewer = Viewer(), Viewer()
+    async with running_stack() as stack:
+        async with in_background(live_pattern(stack, "camera", options)) as (source,):
+            session = await stack.start("camera", prompts=[])
+            async with in_background(
+                source_viewer.watch(stack.channel("camera")),
+                viewer.watch(stack.channel("camera-processed")),
+            ):
+                await source
+                await viewer.wait_for(lambda v: v.ended)
+        status = await stack.status(session)
+    sent = {unit.pts: unit.data for unit in source_viewer.audio}
+    got = [(unit.pts, unit.data) for unit in viewer.audio]
+    assert len(got) > 10
+    first = got[0][0]
+    assert got == [(pts, data) for pts, data in sorted(sent.items()) if pts >= first]
+    assert_every_frame_once_with_its_time(viewer, options, status, last=FRAMES - 1)
+    assert not any(frame.inverted for frame in viewer.frames)
+
+
+@pytest.mark.timeout(60)
+async def test_delete_ends_everything_in_good_order() -> None:
+    """DELETE answers within its two seconds, the output channel ends, the server was told."""
+    options = PatternOptions(frames=600, plain=True, audio=False)
+    viewer = Viewer()
+    async with running_stack() as stack:
+        async with in_background(
+            live_pattern(stack, "camera", options),
+        ):
+            session = await stack.start("camera")
+            async with in_background(viewer.watch(stack.channel("camera-processed"))):
+                await viewer.wait_for(lambda v: len(v.frames) > 20)
+                status = await stack.status(session)
+                assert (status["status"], status["webrtc_state"]) == ("active", "connected")
+                assert set(status["queue_sizes"]) == {
+                    "decoded_frames",
+                    "processed_frames",
+                    "output_segments",
+                }
+                async with asyncio.timeout(2.0):
+                    answer = await stack.call("DELETE", f"/session/{session}")
+                assert answer == (
+                    200,
+                    {"success": True, "message": f"Session {session} stopped"},
+                )
+                await viewer.wait_for(lambda v: v.ended)
+                assert (await stack.call("DELETE", f"/session/{session}"))[0] == 404
+                state = await stack.comfystream.state()
+                # It forgets a closed connection a few milliseconds later.
+                for connection in state["connections"]:
+                    assert (connection["state"], connection["lost"]) == ("closed", False)
+    assert_every_frame_once_with_its_time(viewer, options, status)
