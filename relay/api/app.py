@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import aiohttp_cors
 from aiohttp import web
 
 from relay.api import operator_routes, session_routes
-from relay.api.errors import (
-    REQUEST_ID_HEADER,
-    add_request_id,
-    error_border,
-    origin_guard,
-    request_context,
-)
+from relay.api.errors import error_border
 from relay.api.keys import SESSIONS, SETTINGS, TEXT_WORKFLOW, SessionService
+from relay.api.origins import allow_origins, origin_guard
+from relay.api.request_context import add_request_id, request_context
 from relay.comfystream.workflows import TextWorkflow
 from relay.config import Settings
 
@@ -42,7 +37,7 @@ def build_app(settings: Settings, sessions: SessionService) -> web.Application:
     app.on_startup.append(_start_sessions)
     app.on_shutdown.append(_drain_sessions)
     if settings.cors_origins:
-        _allow_origins(app, settings.cors_origins)
+        allow_origins(app, settings.cors_origins)
     return app
 
 
@@ -65,16 +60,3 @@ async def _start_sessions(app: web.Application) -> None:
 async def _drain_sessions(app: web.Application) -> None:
     limit_s = app[SETTINGS].stop_timeout_s
     await app[SESSIONS].aclose(timeout_s=max(limit_s / 2, limit_s - CONNECTIONS_CLOSE_S))
-
-
-def _allow_origins(app: web.Application, origins: tuple[str, ...]) -> None:
-    options = aiohttp_cors.ResourceOptions(  # type: ignore[no-untyped-call]
-        allow_credentials=False,
-        allow_headers=("Content-Type", "Authorization", REQUEST_ID_HEADER),
-        expose_headers=(REQUEST_ID_HEADER, "Retry-After"),
-        max_age=600,
-    )
-    cors = aiohttp_cors.setup(app, defaults=dict.fromkeys(origins, options))
-    for route in list(app.router.routes()):
-        if route.method != "HEAD":
-            cors.add(route)

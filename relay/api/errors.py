@@ -10,26 +10,18 @@ mean to raise becomes a 500 that tells nothing but the id under which the log ha
 from __future__ import annotations
 
 import json
-import re
-import time
-import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 import structlog
 from aiohttp import web
 
-from relay.api.keys import REQUEST_ID, SETTINGS
-from relay.errors import BusyError, RelayError, RequestError
+from relay.api.keys import REQUEST_ID, SETTINGS, Handler
+from relay.errors import BusyError, RelayError
 
 log = structlog.get_logger(__name__)
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-REQUEST_ID_HEADER = "X-Request-ID"
-_GIVEN_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _CODES = {
     HTTPStatus.NOT_FOUND: "route_not_found",
     HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
@@ -44,11 +36,24 @@ def json_answer(body: dict[str, Any], *, status: int = 200) -> web.Response:
 
 
 def error_answer(
-    request: web.Request, status: int, code: str, message: str, **details: Any
+    request: web.Request,
+    status: int,
+    code: str,
+    message: str,
+    details: Mapping[str, Any] | None = None,
 ) -> web.Response:
-    """The answer to a request that failed."""
-    body = {"success": False, "error": message, "code": code, **details}
-    response = json_answer({**body, "request_id": request[REQUEST_ID]}, status=status)
+    """The answer to a request that failed.
+
+    Args:
+        details: further fields; they can't replace the four that every error has.
+    """
+    body = {
+        "success": False,
+        "error": message,
+        "code": code,
+        "request_id": request[REQUEST_ID],
+    }
+    response = json_answer(body | dict(details or {}) | body, status=status)
     if request.can_read_body:
         # What is left of the body, or can't be decoded, would be taken for the next request.
         response.force_close()
@@ -57,27 +62,6 @@ def error_answer(
             # encoding, which it would log as an error of ours.
             request.content.feed_eof()
     return response
-
-
-@web.middleware
-async def request_context(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Gives the request its id and writes one log line when it is answered."""
-    given = request.headers.get(REQUEST_ID_HEADER, "")
-    request[REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
-    started_at = time.monotonic()
-    with structlog.contextvars.bound_contextvars(request_id=request[REQUEST_ID]):
-        response = await handler(request)
-        routine = request.method in _SAFE_METHODS and response.status < 400
-        write = log.debug if routine else log.info
-        write(
-            "http.request",
-            method=request.method,
-            path=request.rel_url.raw_path[:200],
-            status=response.status,
-            duration_ms=round((time.monotonic() - started_at) * 1000, 1),
-            remote=request.remote,
-        )
-        return response
 
 
 @web.middleware
@@ -107,37 +91,10 @@ async def error_border(request: web.Request, handler: Handler) -> web.StreamResp
         )
 
 
-@web.middleware
-async def origin_guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuses what a page of a foreign origin sends without the browser asking us first.
-
-    Bodies are read as JSON whatever their Content-Type says, so a browser's preflight does not
-    protect us from a page that posts `text/plain`; the Origin header it must send does.
-    """
-    origin = request.headers.get("Origin")
-    if origin is not None and request.method not in _SAFE_METHODS:
-        same = {f"{scheme}://{request.host}" for scheme in ("http", "https")}
-        if origin not in same and origin not in request.app[SETTINGS].cors_origins:
-            raise RequestError(
-                "pages of this origin may not use the relay; its operator can add the origin to"
-                " RELAY_CORS_ORIGINS",
-                code="origin_not_allowed",
-                http_status=403,
-            )
-    return await handler(request)
-
-
-async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
-    """Signal handler: every answer carries its id, also one that a handler sends itself."""
-    request_id = request.get(REQUEST_ID)
-    if request_id:
-        response.headers[REQUEST_ID_HEADER] = request_id
-
-
 def _relay_error_answer(request: web.Request, error: RelayError) -> web.Response:
     if error.http_status >= 500 and not isinstance(error, BusyError):
         log.warning("http.relay_error", code=error.code, error=error.message)
-    return error_answer(request, error.http_status, error.code, error.message, **error.details)
+    return error_answer(request, error.http_status, error.code, error.message, error.details)
 
 
 def _http_exception_answer(request: web.Request, error: web.HTTPException) -> web.StreamResponse:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -43,9 +43,16 @@ class SessionService(Protocol):
     def list(self) -> Sequence[SessionView]: ...
 
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""They change nothing."""
+
 SETTINGS = web.AppKey("settings", Settings)
 SESSIONS = web.AppKey("sessions", SessionService)
 TEXT_WORKFLOW: web.AppKey[TextWorkflow | None] = web.AppKey("text_workflow")
 """What `{"text"}` prompts are put into; None where the operator configured nothing."""
 REQUEST_ID = web.RequestKey("request_id", str)
 """Names the request in its answer, in the `X-Request-ID` header and in the log."""
+SESSION_ID = web.RequestKey("session_id", str)
+"""The session a request is about, once it is known to exist."""

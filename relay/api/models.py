@@ -34,6 +34,8 @@ from relay.validation import (
 
 MOST_DETAILS = 50
 """Faults that one answer lists."""
+MOST_FIELDS = 50
+"""Of a request; with more it is something else, and is not looked at."""
 PROCESSED_SUFFIX = "-processed"
 
 
@@ -99,6 +101,9 @@ def session_config_from(
     Raises:
         ValidationFailed: with every fault of every field.
     """
+    if len(body) > MOST_FIELDS:
+        problem = f"has {len(body)} fields; a start request has {len(StartRequest.model_fields)}"
+        raise ValidationFailed([{"field": "the body", "problem": problem}])
     faults: list[dict[str, str]] = []
     warnings: list[str] = []
     request: StartRequest | None = None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import structlog
 from aiohttp import web
 
 from relay.api.body import read_json_object
 from relay.api.errors import json_answer
-from relay.api.keys import SESSIONS, SETTINGS, TEXT_WORKFLOW
+from relay.api.keys import SESSION_ID, SESSIONS, SETTINGS, TEXT_WORKFLOW, SessionView
 from relay.api.models import session_config_from
 
 routes = web.RouteTableDef()
@@ -21,6 +22,7 @@ async def start_session(request: web.Request) -> web.StreamResponse:
     config = session_config_from(body, request.app[SETTINGS], request.app[TEXT_WORKFLOW])
     sessions = request.app[SESSIONS]
     session = await sessions.start_session(config)
+    request[SESSION_ID] = session.session_id
     answer: dict[str, object] = {"success": True, "session_id": session.session_id}
     if config.warnings:
         answer["warnings"] = list(config.warnings)
@@ -38,16 +40,16 @@ async def start_session(request: web.Request) -> web.StreamResponse:
 @routes.delete("/session/{session_id}")
 async def stop_session(request: web.Request) -> web.StreamResponse:
     """End a session; answers when it has ended."""
-    session_id = request.match_info["session_id"]
-    await request.app[SESSIONS].stop_session(session_id)
+    session_id = _session_of(request).session_id
+    with structlog.contextvars.bound_contextvars(session_id=session_id):
+        await request.app[SESSIONS].stop_session(session_id)
     return json_answer({"success": True, "message": f"Session {session_id} stopped"})
 
 
 @routes.get("/session/{session_id}/status")
 async def session_status(request: web.Request) -> web.StreamResponse:
     """Everything about one session."""
-    session = request.app[SESSIONS].get(request.match_info["session_id"])
-    return json_answer({"success": True, "session": session.status()})
+    return json_answer({"success": True, "session": _session_of(request).status()})
 
 
 @routes.get("/sessions")
@@ -55,3 +57,9 @@ async def list_sessions(request: web.Request) -> web.StreamResponse:
     """The sessions, a few words about each."""
     summaries = [session.summary() for session in request.app[SESSIONS].list()]
     return json_answer({"success": True, "sessions": summaries})
+
+
+def _session_of(request: web.Request) -> SessionView:
+    session = request.app[SESSIONS].get(request.match_info["session_id"])
+    request[SESSION_ID] = session.session_id
+    return session

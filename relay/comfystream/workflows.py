@@ -39,6 +39,11 @@ DEFAULT_WORKFLOW: dict[str, Any] = {
 }
 """Inverts the picture. All three classes come with ComfyUI and ComfyStream."""
 
+MOST_WORKFLOWS = 64
+"""In one request. ComfyStream takes turns between them, so even a few are unusual."""
+MOST_FAULTS = 100
+MOST_WARNINGS = 20
+
 _PLACEHOLDER = re.compile(r"\{\{\s*prompt\s*\}\}")
 
 
@@ -139,13 +144,16 @@ def normalize_prompts(
     """Bring prompts to one shape and check them. What is passed in is not changed.
 
     Raises:
-        PromptsError: with every fault of every workflow.
+        PromptsError: with every fault of every workflow, up to `MOST_FAULTS`.
     """
     reader = _Reader(text_workflow)
     reader.read(prompts)
     if reader.faults:
         raise PromptsError(reader.faults)
-    return NormalizedPrompts(reader.workflows, tuple(dict.fromkeys(reader.warnings)))
+    warnings = list(dict.fromkeys(reader.warnings))
+    if len(warnings) > MOST_WARNINGS:
+        warnings[MOST_WARNINGS:] = [f"and {len(warnings) - MOST_WARNINGS} more of that kind"]
+    return NormalizedPrompts(reader.workflows, tuple(warnings))
 
 
 class _Reader:
@@ -164,6 +172,11 @@ class _Reader:
                 return
         if prompts is None or prompts == {} or (isinstance(prompts, str) and not prompts.strip()):
             self.warnings.append("prompts is empty: frames pass through; send [] to say so")
+            return
+        if isinstance(prompts, list) and len(prompts) > MOST_WORKFLOWS:
+            self._refuse(
+                "prompts", f"has {len(prompts)} workflows; send {MOST_WORKFLOWS} at the most"
+            )
             return
         if isinstance(prompts, list):
             for index, entry in enumerate(prompts):
@@ -214,7 +227,8 @@ class _Reader:
     def _add(self, field: str, workflow: dict[str, Any]) -> None:
         report = check_workflow(workflow)
         self.faults.extend(
-            PromptFault(field, _with_node(fault), fault.node) for fault in report.faults
+            PromptFault(field, _with_node(fault), fault.node)
+            for fault in report.faults[: max(0, MOST_FAULTS - len(self.faults))]
         )
         self.warnings.extend(f"{field} {warning}" for warning in report.warnings)
         self.workflows.append(workflow)

@@ -160,6 +160,21 @@ async def test_request_id_is_given_back_or_made(client: Client) -> None:
         assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["X-Request-ID"])
 
 
+async def test_log_line_names_request_and_session_but_no_query(
+    client: Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What an operator greps for is there; what a caller put in the query is not."""
+    session_id = (await start(client))["session_id"]
+    headers = {"X-Request-ID": "gateway-7"}
+    async with client.delete(f"/session/{session_id}?token=hunter2", headers=headers):
+        pass
+    [line] = [x for x in capfd.readouterr().out.splitlines() if "DELETE" in x]
+    assert f"session_id={session_id}" in line
+    assert "request_id=gateway-7" in line
+    assert "status=200" in line
+    assert "hunter2" not in line
+
+
 async def test_sessions_live_with_the_server(sessions: FakeSessions) -> None:
     """They are started with it and drained before it is gone, in less than the time to stop."""
     async with api_client(sessions, stop_timeout_s=2.0) as client:

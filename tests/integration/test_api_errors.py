@@ -236,10 +236,12 @@ async def test_errors_of_the_relay_keep_their_status(
     client: Client, sessions: FakeSessions
 ) -> None:
     """A deliberate error that gets this far is translated, with its details."""
-    sessions.fails_with = ProcessingError("ComfyStream is gone", code="gone", server="gpu-1")
+    details = {"server": "gpu-1", "status": "wedged", "success": True, "request_id": "x"}
+    sessions.fails_with = ProcessingError("ComfyStream is gone", code="gone", **details)
     error = await start_error(client, 502, json=start_body())
     assert (error["code"], error["error"]) == ("gone", "ComfyStream is gone")
     assert error["server"] == "gpu-1"
+    assert error["status"] == "wedged"
 
 
 async def test_our_own_fault_is_500_and_tells_nothing(
