@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -28,10 +29,13 @@ from demo.standin.tracks import (
     PipelineTrack,
     PipelineVideoTrack,
     ReturnTrack,
+    drain,
 )
 from relay.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT_S = 2.0
 
 _numbers = itertools.count(1)
 
@@ -81,6 +85,10 @@ class Connection:
         answer = await self._pc.createAnswer()
         with aiortc_internals.rtp_origin(self._server.board.current.rtp_origin):
             await self._pc.setLocalDescription(answer)
+        for transceiver in self._pc.getTransceivers():
+            track = self.tracks.get(transceiver.kind)
+            if transceiver.currentDirection == "recvonly" and isinstance(track, NoopTrack):
+                self._start(track.drain())
         return self._pc.localDescription
 
     @property
@@ -89,8 +97,9 @@ class Connection:
 
     async def aclose(self) -> None:
         """Say goodbye to the peer and wait until everything it started has ended."""
-        async with asyncio.timeout(2.0):
-            await self._pc.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._pc.close()
         await cancel_and_wait(self._tasks)
 
     def report(self) -> dict[str, Any]:
@@ -122,12 +131,15 @@ class Connection:
 
     def _on_track(self, source: MediaStreamTrack) -> None:
         if source.kind in self.tracks:
+            self._start(drain(source))
             return
         board, settings = self._server.board, self._server.settings
         path = ReturnPath(board, self._force_keyframe)
         track: ReturnTrack
         if self.noop:
-            track = NoopTrack(source, path, board, settings.noop_timeout_s)
+            noop = NoopTrack(source, path, board, settings.noop_timeout_s)
+            noop.on("ended", lambda: self._start(noop.drain()))
+            track = noop
         elif source.kind == "video":
             video = PipelineVideoTrack(source, path, self._server.pipeline, board)
             self._server.video_tracks[source.id] = video

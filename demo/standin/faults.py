@@ -68,7 +68,9 @@ class Faults(BaseModel):
         "none", description="answer /offer with a 500, or reset the connection"
     )
     offer_failures: Count | None = Field(
-        None, description="how many offers `offer_failure` hits; without it, all"
+        None,
+        description="how many offers `offer_failure` hits, counted from the last change of "
+        "either; without it, all",
     )
     control_silent: bool = Field(False, description="never answer on the control channel")
     control_delay_s: float = Field(0.0, ge=0, le=120, description="answer that much later")

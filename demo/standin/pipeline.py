@@ -310,12 +310,11 @@ class Pipeline:
     async def _warm_up_outputs(self, ports: StreamPorts, lose_output: bool) -> bool:
         self._warm_up_waiting_since = time.monotonic()
         try:
-            if lose_output and ports.video_out:
-                await self.engine.video_outputs.get()
-            if ports.video_out:
-                await self.engine.video_outputs.get()
-            if ports.audio_out:
-                await self.engine.audio_outputs.get()
+            for _ in range(2 if lose_output else 1):
+                if ports.video_out:
+                    await self.engine.video_outputs.get()
+                if ports.audio_out:
+                    await self.engine.audio_outputs.get()
             self.next_text()
         finally:
             self._warm_up_waiting_since = None

@@ -13,6 +13,7 @@ from aiohttp.typedefs import Handler
 from aiortc import RTCSessionDescription
 
 from demo.standin.connection import Connection
+from demo.standin.faults import Faults
 from demo.standin.registry import Registry
 
 PREFIX = "/live"
@@ -24,6 +25,8 @@ class ComfyStreamRoutes:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._failed_offers = 0
+        self._offer_failure: tuple[str, int | None] = ("none", None)
+        registry.board.subscribe(self._on_faults)
 
     def add_to(self, app: web.Application) -> None:
         """Add every route, plain and under the prefix."""
@@ -111,6 +114,11 @@ class ComfyStreamRoutes:
         await self._registry.pipeline.apply_prompts(
             prompts, lose_warm_up_output=self._registry.will_wedge(hazards)
         )
+
+    def _on_faults(self, faults: Faults) -> None:
+        asked = (faults.offer_failure, faults.offer_failures)
+        if asked != self._offer_failure:
+            self._offer_failure, self._failed_offers = asked, 0
 
     def _failed_as_asked(self, request: web.Request) -> web.Response | None:
         faults = self._registry.board.current

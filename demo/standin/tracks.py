@@ -7,7 +7,9 @@ the peer: that is how a ComfyStream's video dies while the connection stays "con
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import AsyncIterator
 
 import av
 from aiortc import MediaStreamTrack
@@ -71,6 +73,11 @@ class NoopTrack(ReturnTrack):
         self._board = board
         self._timeout_s = timeout_s
 
+    async def drain(self) -> None:
+        """Read on when there is nobody to send to."""
+        async for _ in frames(self.source):
+            self.received += 1
+
     async def _next(self) -> av.VideoFrame | av.AudioFrame | None:
         async with asyncio.timeout(self._timeout_s):
             frame = await self.source.recv()
@@ -89,11 +96,7 @@ class PipelineTrack(ReturnTrack):
 
     async def collect(self) -> None:
         """Put everything received into the pipeline, until the peer's track ends."""
-        while True:
-            try:
-                frame = await self.source.recv()
-            except MediaStreamError:
-                return
+        async for frame in frames(self.source):
             self.received += 1
             self._put(frame)
 
@@ -132,3 +135,16 @@ class PipelineAudioTrack(PipelineTrack):
 
     async def _next(self) -> av.AudioFrame:
         return await self._pipeline.processed_audio_frame()
+
+
+async def frames(source: MediaStreamTrack) -> AsyncIterator[av.VideoFrame | av.AudioFrame]:
+    """Everything received until the peer's track ends."""
+    with contextlib.suppress(MediaStreamError):
+        while True:
+            yield await source.recv()
+
+
+async def drain(source: MediaStreamTrack) -> None:
+    """Throw away a track that nobody uses; aiortc would keep every decoded frame."""
+    async for _ in frames(source):
+        pass

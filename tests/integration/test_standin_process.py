@@ -68,6 +68,23 @@ async def test_sigterm_ends_a_wedged_process() -> None:
         await hung
 
 
+async def test_a_frozen_process_goes_on_where_it_was_and_a_killed_one_is_gone() -> None:
+    """SIGSTOP holds everything up until SIGCONT; SIGKILL says goodbye to nobody."""
+    async with standin_process() as standin, connect(standin.url) as peer:
+        await peer.send_in_step(range(4), [n * STEP for n in range(4)])
+        standin.freeze()
+        before = len(peer.pictures)
+        for number in range(4, 9):
+            peer.video.send(number, number * STEP)
+        with pytest.raises(TimeoutError):
+            await peer.wait_pictures(before + 1, timeout_s=0.3)
+        standin.thaw()
+        await peer.wait_pictures(before + 4)
+        standin.kill()
+        assert await standin.stop() == -signal.SIGKILL
+        assert peer.pc.connectionState == "connected"
+
+
 async def _hang(url: str, path: str, body: Any) -> None:
     with pytest.raises(aiohttp.ClientError):
         await post(url, path, body)
