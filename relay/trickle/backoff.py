@@ -76,7 +76,7 @@ class FruitlessPacer:
         interval_s: the least time between two requests after that.
     """
 
-    def __init__(self, free: int = 3, interval_s: float = 0.125) -> None:
+    def __init__(self, free: int = 3, interval_s: float = 0.15) -> None:
         self.free = free
         self.interval_s = interval_s
         self._in_a_row = 0

@@ -122,6 +122,7 @@ class Channel:
         self._account = account
         self._on_evicted = on_evicted
         self._clock = clock
+        self._evicted_below = 0
         self._segments: dict[int, SegmentBuffer] = {}
         self._claims: dict[int, SegmentClaim] = {}
         self._orphans: dict[int, _Orphan] = {}
@@ -133,6 +134,11 @@ class Channel:
     def oldest(self) -> int:
         """The lowest readable number; the edge if there is none."""
         return min(self._segments, default=self.edge)
+
+    @property
+    def _floor(self) -> int:
+        """The lowest number that may still be written."""
+        return max(self._evicted_below, self.edge - self._window_segments)
 
     @property
     def waiting_readers(self) -> int:
@@ -214,7 +220,7 @@ class Channel:
         buffer = self._segments.get(number)
         if (orphan := self._orphans.pop(number, None)) is not None:
             orphan.timer.cancel()
-        elif buffer is not None or number < min(self.edge, self.oldest):
+        elif buffer is not None or number < self._floor:
             raise NumberTaken(number)
         claim = SegmentClaim(self, number, buffer)
         self._claims[number] = claim
@@ -245,11 +251,11 @@ class Channel:
         if self.ended:
             return
         self.ended = True
-        for buffer in tuple(self._segments.values()):
-            self._evict(buffer)
         for claim in self._claims.values():
             claim.revoked.set_result(Revoked.CHANNEL_CLOSED)
         self._claims.clear()
+        for buffer in tuple(self._segments.values()):
+            self._evict(buffer)
         for number in tuple(self._waiters):
             self._wake(number, None)
 
@@ -279,6 +285,7 @@ class Channel:
 
     def _evict(self, buffer: SegmentBuffer) -> None:
         del self._segments[buffer.seq]
+        self._evicted_below = max(self._evicted_below, buffer.seq + 1)
         if (claim := self._claims.pop(buffer.seq, None)) is not None:
             claim.revoked.set_result(Revoked.SEGMENT_CLOSED)
         self._close_buffer(buffer, truncated=True)
@@ -359,7 +366,7 @@ class Channel:
 
     def _refuse_passed(self) -> None:
         """Writers keep their numbers, and readers wait for them, only within the window."""
-        for number in [n for n in self._claims if n < self.oldest]:
+        for number in [n for n in self._claims if n < self._floor]:
             self._claims.pop(number).revoked.set_result(Revoked.SEGMENT_CLOSED)
         for number in [n for n in self._waiters if n < self.edge and n not in self._claims]:
             self._wake(number, None)
