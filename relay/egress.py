@@ -59,6 +59,7 @@ class Egress:
         self._decoder: VideoDecoder | None = None
         self._encoder: TrickleSegmentEncoder | None = None
         self._segment: OutputSegment | None = None
+        self._video_begun = False
         self._audio_timer: asyncio.TimerHandle | None = None
 
     def add_audio(self, unit: AccessUnit) -> None:
@@ -110,10 +111,13 @@ class Egress:
 
     def _write(self, units: list[AccessUnit]) -> None:
         if self._encoder is None or self._segments.closed:
-            return  # audio alone, before the first picture
+            return
         for unit in units:
             if unit.stream.kind is MediaKind.VIDEO:
+                self._video_begun = True
                 chunks = self._encoder.mux(unit)
+            elif not self._video_begun:
+                continue  # the output begins with a picture
             else:
                 chunks = self._encoder.add_audio(unit)
             for chunk in chunks:

@@ -35,7 +35,7 @@ class Session:
         self.end_reason: EndReason | None = None
         self.error: RelayError | None = None
         """The first error that ended it."""
-        self._resources = resources
+        self._log = log.bind(session_id=self.session_id)
         self._processor = ComfyStreamProcessor(
             config,
             resources.webrtc_options,
@@ -70,7 +70,7 @@ class Session:
             self._pipeline.stop()
         done, _ = await asyncio.wait([self._task], timeout=timeout_s)
         if not done:
-            log.warning("session.stop_timeout", timeout_s=timeout_s)
+            self._log.warning("session.stop_timeout", timeout_s=timeout_s)
             await cancel_and_wait([self._task])
 
     async def wait_ended(self) -> None:
@@ -115,7 +115,7 @@ class Session:
 
     async def _run(self) -> None:
         structlog.contextvars.bind_contextvars(session_id=self.session_id)
-        log.info(
+        self._log.info(
             "session.start",
             input_stream_url=self.config.input_stream_url,
             output_stream_url=self.config.output_stream_url,
@@ -134,7 +134,7 @@ class Session:
                 self.end_reason or self._pipeline.end_reason or EndReason.INTERNAL_ERROR
             )
             final = SessionState.FAILED
-            log.warning("session.failed", code=error.code, error=error.message)
+            self._log.warning("session.failed", code=error.code, error=error.message)
         except asyncio.CancelledError:
             self.end_reason = self.end_reason or EndReason.DRAINED
             raise
@@ -144,7 +144,7 @@ class Session:
             )
             self.end_reason = EndReason.INTERNAL_ERROR
             final = SessionState.FAILED
-            log.exception("session.internal_error", error=str(error))
+            self._log.exception("session.internal_error", error=str(error))
         finally:
             self.ended_at = datetime.now(UTC)
             if self.state is not SessionState.STOPPING:
@@ -165,7 +165,7 @@ class Session:
             return
         if state not in TRANSITIONS[self.state]:
             raise AssertionError(f"no transition from {self.state} to {state}")
-        log.info("session.state", old=self.state.value, new=state.value, reason=reason)
+        self._log.info("session.state", old=self.state.value, new=state.value, reason=reason)
         self.state = state
 
 

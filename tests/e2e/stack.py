@@ -137,6 +137,15 @@ class Stack:
         session: dict[str, Any] = answer["session"]
         return session
 
+    async def wait_for_status(
+        self, session_id: str, condition: Callable[[dict[str, Any]], bool]
+    ) -> dict[str, Any]:
+        """The first status that satisfies `condition`; the API is asked again and again."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition(status := await self.status(session_id)):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        return status
+
 
 @asynccontextmanager
 async def running_stack(*standin_arguments: str, **settings: Any) -> AsyncIterator[Stack]:
