@@ -248,6 +248,9 @@ class Demo:
     async def _end(self) -> None:
         """End the session, then everything that was started."""
         await cancel_and_wait(self._watched)
+        for task in self._watched:
+            if not task.cancelled():
+                task.exception()  # raised already, or only a consequence
         if self._session_id is not None:
             with suppress(aiohttp.ClientError, TimeoutError):
                 url = f"{self._relay_url}/session/{self._session_id}"

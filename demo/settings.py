@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import socket
 from collections.abc import Mapping
@@ -65,15 +66,17 @@ def _port(name: str, text: str, purpose: str) -> int:
             listener.listen(1)
         except OSError as error:
             raise DemoError(
-                f"port {text}, for {purpose}, can't be used ({_reason(error)}): end what listens"
-                f" there, or choose another one, as in {name}={(int(text) + 10_000) % 65536}"
+                f"port {text}, for {purpose}, {_reason(error)}; or choose another one, as in"
+                f" {name}={(int(text) + 10_000) % 65536}"
             ) from None
         port: int = listener.getsockname()[1]
     return port
 
 
 def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+    if error.errno == errno.EADDRINUSE:
+        return "is taken: end what listens there"
+    return f"can't be used: {(error.strerror or str(error)).lower()}"
 
 
 def _seconds(text: str | None) -> float | None:
