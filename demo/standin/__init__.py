@@ -6,7 +6,8 @@ position. Where ComfyStream loses frames, misnames them, freezes or hangs, so do
 same mechanism. What the real server does not have is under ``/standin/``: faults to inject while
 it runs, and the truth about what happened inside.
 
-    faults -> nodes -> workflow -> engine -> runner -> pipeline -> tracks -> connection -> server
+    offer:  routes -> connection -> pipeline -> runner -> engine -> nodes
+    frame:  connection -> tracks -> stream_media -> engine -> stream_media -> return_path
 """
 
 from demo.standin.faults import Faults

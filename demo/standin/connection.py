@@ -134,6 +134,7 @@ class Connection:
             self._start(drain(source))
             return
         board, settings = self._server.board, self._server.settings
+        media = self._server.pipeline.media
         path = ReturnPath(board, self._force_keyframe)
         track: ReturnTrack
         if self.noop:
@@ -141,12 +142,12 @@ class Connection:
             noop.on("ended", lambda: self._start(noop.drain()))
             track = noop
         elif source.kind == "video":
-            video = PipelineVideoTrack(source, path, self._server.pipeline, board)
+            video = PipelineVideoTrack(source, path, media, board)
             self._server.video_tracks[source.id] = video
             self._start(video.fps_meter.run())
             track = video
         else:
-            track = PipelineAudioTrack(source, path, self._server.pipeline)
+            track = PipelineAudioTrack(source, path, media)
         self.tracks[source.kind] = track
         self._pc.addTrack(track)
         collecting = self._start(track.collect()) if isinstance(track, PipelineTrack) else None

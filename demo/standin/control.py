@@ -108,7 +108,7 @@ class ControlChannel:
 async def forward_text(channel: RTCDataChannel, pipeline: Pipeline) -> None:
     """Send every text output, looking for more each quarter of a second."""
     while channel.readyState == "open":
-        text = pipeline.next_text()
+        text = pipeline.media.next_text()
         if text is None or not text.strip():
             await asyncio.sleep(TEXT_POLL_INTERVAL_S)
             continue

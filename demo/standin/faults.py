@@ -79,12 +79,18 @@ class Faults(BaseModel):
     drop_inputs: Count = Field(
         0, description="frames lost at the start of a connection, before the workflow sees them"
     )
+    drop_input_every: int | None = Field(
+        None, ge=1, description="every n-th frame lost, before the workflow sees it"
+    )
     ignore_pli: bool = Field(False, description="send no keyframe when asked for one")
 
     # Media on its way out.
     withhold_media: bool = Field(False, description="return nothing, though connected")
     lose_returned: Count = Field(
         0, description="frames lost at the start of a connection, after the workflow"
+    )
+    lose_returned_every: int | None = Field(
+        None, ge=1, description="every n-th frame lost, after the workflow"
     )
     video_sender_dies_after: Count | None = Field(
         None, description="the video sender ends after this many frames, still connected"
@@ -136,6 +142,20 @@ class FaultBoard:
         self._set(Faults.model_validate({**self.current.model_dump(), **changes}))
         return self.current
 
+    def drops_input(self, number: int) -> bool:
+        """Whether frame `number` of a connection, counted from 1, is lost on its way in."""
+        faults = self.current
+        return number <= faults.drop_inputs or _nth(number, faults.drop_input_every)
+
+    def loses_returned(self, number: int) -> bool:
+        """Whether frame `number` of a connection, counted from 1, is lost on its way back."""
+        faults = self.current
+        return (
+            faults.withhold_media
+            or number <= faults.lose_returned
+            or _nth(number, faults.lose_returned_every)
+        )
+
     def reset(self) -> Faults:
         """Back to an undisturbed server."""
         self._set(Faults())
@@ -145,3 +165,7 @@ class FaultBoard:
         self.current = faults
         for listener in self._listeners:
             listener(faults)
+
+
+def _nth(number: int, every: int | None) -> bool:
+    return every is not None and number % every == 0

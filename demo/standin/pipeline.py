@@ -1,11 +1,4 @@
-"""The one pipeline of the process: its state, its prompts, and frames in and out of it.
-
-Whoever sends frames puts them here, and whoever sends them back takes them from here; nothing
-ties an output to the connection its input came from. Each received frame leaves a label in a
-queue, and an output gets the label at its head. A frame that a newer one replaced before the
-worker took it leaves its label behind, so from then on outputs carry earlier timestamps than
-they should, and the labels, with the frames they belong to, pile up.
-"""
+"""The one pipeline of the process: its prompts, its state, and the lock that can wedge it."""
 
 from __future__ import annotations
 
@@ -13,18 +6,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
-import av
 import numpy as np
 
-from demo.standin.engine import Engine, Label, StreamFrame
+from demo.standin.engine import Engine, StreamFrame
 from demo.standin.faults import FaultBoard, Faults
-from demo.standin.nodes import Audio, Image
+from demo.standin.nodes import Audio
 from demo.standin.runner import WorkflowRunner
+from demo.standin.stream_media import StreamMedia
 from demo.standin.workflow import StreamPorts
 
 logger = logging.getLogger(__name__)
@@ -32,9 +24,6 @@ logger = logging.getLogger(__name__)
 WARM_UP_RUNS = 5
 WARM_UP_AUDIO_RATE = 48_000
 WARM_UP_AUDIO_SAMPLES = WARM_UP_AUDIO_RATE // 2
-SILENCE_SAMPLES = 1024
-RETAINED_BYTES_PER_PIXEL = 13.5
-"""Of yuv420p, 1.5; of three floats, 12."""
 WARM_UP_STALLED_S = 0.3
 """A warm-up that has waited this long with nothing for the worker to do will wait for ever."""
 
@@ -75,22 +64,13 @@ class Pipeline:
         self.state = PipelineState.UNINITIALIZED
         self.width: Any = 512
         self.height: Any = 512
-        self.frames_received = 0
-        self.frames_returned = 0
-        self._last_frame_at = time.monotonic()
-        self._board = board
-        self._audio_timeout_s = audio_timeout_s
+        self.media = StreamMedia(self.engine, lambda: self.ports, board, audio_timeout_s)
         self._ports: StreamPorts | None = StreamPorts()
-        self._video_labels = _VideoLabels()
-        self._audio_labels: asyncio.Queue[tuple[av.AudioFrame, bool]] = asyncio.Queue()
-        self._audio_out = np.empty(0, np.int16)
         self._prompt_lock = asyncio.Lock()
         self._unwedged = asyncio.Event()
         self._warm_up_waiting_since: float | None = None
         self._rng = np.random.default_rng()
         board.subscribe(self._on_faults)
-
-    # Prompts and state.
 
     @property
     def ports(self) -> StreamPorts:
@@ -139,7 +119,7 @@ class Pipeline:
                 await self.runner.stop()
                 with contextlib.suppress(InvalidTransition):
                     self._set_state(PipelineState.READY)
-            self._clear()
+            self.media.clear()
             self.engine.clear()
             with self._error_state():
                 self.runner.set_prompts(prompt_list)
@@ -183,7 +163,7 @@ class Pipeline:
         await self.runner.stop()
         if cleanup:
             self.engine.clear()
-            self._clear()
+            self.media.clear()
             self._ports = None
         with contextlib.suppress(InvalidTransition):
             self._set_state(
@@ -195,103 +175,6 @@ class Pipeline:
         self._unwedged.set()
         await self.runner.stop()
         await self.engine.aclose()
-
-    # Frames.
-
-    def put_video_frame(self, frame: av.VideoFrame, *, lost: bool = False) -> None:
-        """Hand a received frame to the workflow and queue its label.
-
-        Args:
-            lost: queue only the label, as if a newer frame had replaced this one at once.
-        """
-        takes_video = self.ports.video_in
-        label = Label(
-            sequence=self.frames_received,
-            pts=frame.pts,
-            time_base=frame.time_base,
-            pixels=frame.width * frame.height,
-            passed=None if takes_video else frame,
-        )
-        self.frames_received += 1
-        self._last_frame_at = time.monotonic()
-        if takes_video and not lost:
-            image = frame.to_ndarray(format="rgb24")
-            self.engine.image_inputs.put(StreamFrame(image, label))
-        self._video_labels.put_nowait(label)
-
-    def put_audio_frame(self, frame: av.AudioFrame) -> None:
-        """Hand received audio to the workflow, as mono, and queue its label."""
-        ports = self.ports
-        if ports.audio_in:
-            self.engine.audio_inputs.put(Audio(_mono(frame), frame.sample_rate))
-        self._audio_labels.put_nowait((frame, not (ports.audio_in and ports.audio_out)))
-
-    async def processed_video_frame(self) -> av.VideoFrame:
-        """The next frame to send: an output under the next label, or a frame passed through."""
-        if self.ports.video_in and not self._board.current.pairing_bug:
-            return await self._truly_paired_frame()
-        label = await self._video_labels.get()
-        frame = label.passed
-        if frame is None:
-            output = await self.engine.video_outputs.get()
-            frame = _picture(output.image, label)
-        self.frames_returned += 1
-        return frame
-
-    async def processed_audio_frame(self) -> av.AudioFrame:
-        """The next audio to send: as long as what was received, under its timestamp.
-
-        When nothing is received for a second, silence, mono and without a timestamp: more than
-        an Opus encoder that has seen stereo can take.
-        """
-        try:
-            async with asyncio.timeout(self._audio_timeout_s):
-                label, passthrough = await self._audio_labels.get()
-        except TimeoutError:
-            return _silence()
-        if passthrough:
-            return label
-        if label.samples > len(self._audio_out):
-            chunk = await self.engine.audio_outputs.get()
-            self._audio_out = np.concatenate([self._audio_out, chunk])
-        mono, self._audio_out = np.split(self._audio_out, [label.samples])
-        frame = av.AudioFrame.from_ndarray(
-            np.repeat(mono, 2).reshape(1, -1), format="s16", layout="stereo"
-        )
-        frame.pts, frame.time_base = label.pts, label.time_base
-        frame.sample_rate = label.sample_rate
-        return frame
-
-    def next_text(self) -> str | None:
-        """The oldest text output, if the workflow makes any and one is there."""
-        if not self.ports.text_out or self.engine.text_outputs.empty():
-            return None
-        return self.engine.text_outputs.get_nowait()
-
-    def queue_lengths(self) -> dict[str, int]:
-        """Items in every queue of the process."""
-        return {
-            "image_inputs": len(self.engine.image_inputs),
-            "video_labels": self._video_labels.qsize(),
-            "video_outputs": self.engine.video_outputs.qsize(),
-            "audio_inputs": len(self.engine.audio_inputs),
-            "audio_labels": self._audio_labels.qsize(),
-            "audio_outputs": self.engine.audio_outputs.qsize(),
-            "audio_out_samples": len(self._audio_out),
-            "text_outputs": self.engine.text_outputs.qsize(),
-        }
-
-    @property
-    def last_frame_age_s(self) -> float:
-        """Time since the last frame came, or since the start."""
-        return time.monotonic() - self._last_frame_at
-
-    def retained_bytes(self) -> int:
-        """What a ComfyStream would hold for the labels that wait: each frame as it was received,
-        and as the float32 tensor made of it. Measured there: 107 MB/s at 512x512 and 30 fps."""
-        return int(self._video_labels.pixels * RETAINED_BYTES_PER_PIXEL)
-
-    # Inside.
 
     async def _warm_up(self, lose_output: bool) -> None:
         ports = self.ports
@@ -315,19 +198,10 @@ class Pipeline:
                     await self.engine.video_outputs.get()
                 if ports.audio_out:
                     await self.engine.audio_outputs.get()
-            self.next_text()
+            self.media.next_text()
         finally:
             self._warm_up_waiting_since = None
         return False
-
-    async def _truly_paired_frame(self) -> av.VideoFrame:
-        while True:
-            output = await self.engine.video_outputs.get()
-            if output.label is not None:
-                break
-        self._video_labels.drop_through(output.label.sequence)
-        self.frames_returned += 1
-        return _picture(output.image, output.label)
 
     @contextlib.contextmanager
     def _error_state(self) -> Iterator[None]:
@@ -351,50 +225,8 @@ class Pipeline:
             self.runner.pause()
         logger.info("pipeline state: %s -> %s", old, new)
 
-    def _clear(self) -> None:
-        for queue in (self._video_labels, self._audio_labels):
-            while not queue.empty():
-                queue.get_nowait()
-        self._audio_out = np.empty(0, np.int16)
-
     def _on_faults(self, faults: Faults) -> None:
         if faults.wedged:
             self._unwedged.clear()
         else:
             self._unwedged.set()
-
-
-class _VideoLabels(asyncio.Queue[Label]):
-    """Labels in order of arrival."""
-
-    _queue: deque[Label]
-
-    @property
-    def pixels(self) -> int:
-        return sum(label.pixels for label in self._queue)
-
-    def drop_through(self, sequence: int) -> None:
-        """Forget the labels up to and including number `sequence`."""
-        while self._queue and self._queue[0].sequence <= sequence:
-            self.get_nowait()
-
-
-def _picture(image: Image, label: Label) -> av.VideoFrame:
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-    frame.pts, frame.time_base = label.pts, label.time_base
-    return frame
-
-
-def _mono(frame: av.AudioFrame) -> np.ndarray:
-    samples = frame.to_ndarray()
-    if samples.shape[0] == 1 and frame.layout.nb_channels == 2:
-        return samples.reshape(-1, 2).mean(axis=1).astype(np.int16)
-    return samples.mean(axis=0).astype(np.int16)
-
-
-def _silence() -> av.AudioFrame:
-    frame = av.AudioFrame.from_ndarray(
-        np.zeros((1, SILENCE_SAMPLES), np.int16), format="s16", layout="mono"
-    )
-    frame.sample_rate = 48_000
-    return frame

@@ -78,7 +78,7 @@ class Registry:
         found = []
         peers = [peer for peer in self.connections if not peer.noop and peer.was_connected]
         if peers:
-            gap_s = self.pipeline.last_frame_age_s
+            gap_s = self.pipeline.media.last_frame_age_s
             kind = "offer_beside_silent_peer" if gap_s > SILENT_PEER_S else "offer_beside_live_peer"
             found.append(Hazard(kind, gap_s))
         if self.prompt_peer_cleaned_up_at is not None:
@@ -120,14 +120,14 @@ class Registry:
                 "running": pipeline.runner.running,
             },
             "frames": {
-                "received": pipeline.frames_received,
-                "last_received_s": pipeline.last_frame_age_s,
+                "received": pipeline.media.frames_received,
+                "last_received_s": pipeline.media.last_frame_age_s,
                 "replaced": pipeline.engine.image_inputs.replaced,
-                "returned": pipeline.frames_returned,
+                "returned": pipeline.media.frames_returned,
                 "runs": pipeline.engine.runs,
             },
-            "queues": pipeline.queue_lengths(),
-            "retained_bytes": pipeline.retained_bytes(),
+            "queues": pipeline.media.queue_lengths(),
+            "retained_bytes": pipeline.media.retained_bytes(),
             "offers": self.offers,
             "connections": [connection.report() for connection in self.connections],
             "ended": ended,

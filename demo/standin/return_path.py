@@ -72,11 +72,10 @@ class ReturnPath:
         return frame
 
     def _lost(self, dies_after: int | None) -> bool:
-        faults = self._board.current
         if dies_after is not None and self.sent >= dies_after:
             raise SenderDied("the sender died, as asked")
         self.frames += 1
-        return faults.withhold_media or self.frames <= faults.lose_returned
+        return self._board.loses_returned(self.frames)
 
     def _garbage(self, pts: int | None, time_base: Fraction | None) -> av.Packet:
         """A slice that belongs to no picture: its parameter sets never come."""

@@ -16,9 +16,9 @@ from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 
 from demo.standin.faults import FaultBoard
-from demo.standin.pipeline import Pipeline
 from demo.standin.return_path import ReturnPath
 from demo.standin.stats import FpsMeter
+from demo.standin.stream_media import StreamMedia
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class NoopTrack(ReturnTrack):
         async with asyncio.timeout(self._timeout_s):
             frame = await self.source.recv()
         self.received += 1
-        if self.kind == "video" and self.received <= self._board.current.drop_inputs:
+        if self.kind == "video" and self._board.drops_input(self.received):
             return None
         return frame
 
@@ -90,9 +90,9 @@ class NoopTrack(ReturnTrack):
 class PipelineTrack(ReturnTrack):
     """Feeds the pipeline from the peer, and takes from it whatever is next."""
 
-    def __init__(self, source: MediaStreamTrack, path: ReturnPath, pipeline: Pipeline) -> None:
+    def __init__(self, source: MediaStreamTrack, path: ReturnPath, media: StreamMedia) -> None:
         super().__init__(source, path)
-        self._pipeline = pipeline
+        self._media = media
 
     async def collect(self) -> None:
         """Put everything received into the pipeline, until the peer's track ends."""
@@ -108,9 +108,9 @@ class PipelineVideoTrack(PipelineTrack):
     """Video through the pipeline, with the rate at which it leaves it."""
 
     def __init__(
-        self, source: MediaStreamTrack, path: ReturnPath, pipeline: Pipeline, board: FaultBoard
+        self, source: MediaStreamTrack, path: ReturnPath, media: StreamMedia, board: FaultBoard
     ) -> None:
-        super().__init__(source, path, pipeline)
+        super().__init__(source, path, media)
         self.fps_meter = FpsMeter()
         self._board = board
 
@@ -119,10 +119,10 @@ class PipelineVideoTrack(PipelineTrack):
         return self.fps_meter.fps or None
 
     def _put(self, frame: av.VideoFrame | av.AudioFrame) -> None:
-        self._pipeline.put_video_frame(frame, lost=self.received <= self._board.current.drop_inputs)
+        self._media.put_video_frame(frame, lost=self._board.drops_input(self.received))
 
     async def _next(self) -> av.VideoFrame:
-        frame = await self._pipeline.processed_video_frame()
+        frame = await self._media.processed_video_frame()
         self.fps_meter.count()
         return frame
 
@@ -131,10 +131,10 @@ class PipelineAudioTrack(PipelineTrack):
     """Audio through the pipeline."""
 
     def _put(self, frame: av.VideoFrame | av.AudioFrame) -> None:
-        self._pipeline.put_audio_frame(frame)
+        self._media.put_audio_frame(frame)
 
     async def _next(self) -> av.AudioFrame:
-        return await self._pipeline.processed_audio_frame()
+        return await self._media.processed_audio_frame()
 
 
 async def frames(source: MediaStreamTrack) -> AsyncIterator[av.VideoFrame | av.AudioFrame]:

@@ -138,6 +138,17 @@ async def test_returned_frames_lost_at_the_start_shift_the_origin() -> None:
         assert peer.pictures[3].pts == 3 * STEP
 
 
+async def test_frames_can_be_lost_regularly_both_ways() -> None:
+    """What is lost is missing from what returns, and the rest keeps its timestamps."""
+    faults = Faults(drop_input_every=4, lose_returned_every=3)
+    async with ComfyStreamStandIn(faults=faults) as standin, connect(standin.url) as peer:
+        peer.start(peer.stream(range(100)))
+        await peer.wait_pictures(12)
+        # Of every 0 1 2 3, the last is lost on its way in and the third on its way back.
+        assert [p.number for p in peer.pictures[:8]] == [0, 1, 4, 5, 8, 9, 12, 13]
+        assert [p.pts // STEP for p in peer.pictures[:8]] == [0, 1, 4, 5, 8, 9, 12, 13]
+
+
 @pytest.mark.parametrize("prompts", [None, PASS], ids=["noop", "prompt"])
 async def test_an_odd_size_ends_the_sender(prompts: Any) -> None:
     """No video for the rest of the connection, which stays connected; good sizes don't help."""
