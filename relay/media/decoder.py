@@ -12,6 +12,7 @@ from fractions import Fraction
 
 import av
 from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
 
 from relay.errors import MediaError
 from relay.media.access_unit import TIME_BASE, AccessUnit, DecodedFrame
@@ -75,7 +76,7 @@ class VideoDecoder:
         if unit.damaged and self._drop_damaged:
             self.skipped += 1
             return []
-        packet = av.Packet(unit.data)
+        packet = padded_packet(unit.data)
         packet.pts, packet.dts, packet.time_base = unit.pts, unit.dts, TIME_BASE
         self._pending[unit.pts] = unit.arrived_at
         if len(self._pending) > _MAX_PENDING:
@@ -125,6 +126,18 @@ class VideoDecoder:
             finished.append(DecodedFrame(frame, frame.pts, arrived_at))
         self.frames += len(finished)
         return finished
+
+
+def padded_packet(data: bytes) -> av.Packet[VideoStream]:
+    """A packet to decode, with the zero bytes behind it that libavcodec reads over the end of
+    (AV_INPUT_BUFFER_PADDING_SIZE).
+
+    PyAV 18 makes ``av.Packet(data)`` a view of the bytes object, without them: decoders then
+    read what happens to follow in memory (seen as pictures that differ from run to run).
+    """
+    packet = av.Packet(len(data))
+    packet.update(data)
+    return packet
 
 
 def _open(codec: str) -> VideoCodecContext:
