@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from fractions import Fraction
+from typing import Any
 
 import av
 from av.video.codeccontext import VideoCodecContext
-from av.video.stream import VideoStream
 
 from relay.errors import MediaError
 from relay.media.access_unit import TIME_BASE, AccessUnit, DecodedFrame
@@ -128,14 +128,14 @@ class VideoDecoder:
         return finished
 
 
-def padded_packet(data: bytes) -> av.Packet[VideoStream]:
+def padded_packet(data: bytes) -> av.Packet[Any]:
     """A packet to decode, with the zero bytes behind it that libavcodec reads over the end of
     (AV_INPUT_BUFFER_PADDING_SIZE).
 
     PyAV 18 makes ``av.Packet(data)`` a view of the bytes object, without them: decoders then
     read what happens to follow in memory (seen as pictures that differ from run to run).
     """
-    packet = av.Packet(len(data))
+    packet: av.Packet[Any] = av.Packet(len(data))
     packet.update(data)
     return packet
 

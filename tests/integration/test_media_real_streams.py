@@ -15,7 +15,6 @@ from tests.integration.media_samples import (
     H264_SAMPLES,
     SAMPLES,
     ffmpeg,
-    ffprobe,
     frames_by_libav,
     packets_by_libav,
     sample,
@@ -122,7 +121,7 @@ def test_nearly_every_unbounded_pes_ends_early(name: str) -> None:
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_remuxed_streams_are_the_same_streams(name: str, tmp_path: Path) -> None:
-    """mux(demux(x)) read by libavformat is x read by libavformat; ffprobe has nothing to say."""
+    """mux(demux(x)) read by libavformat is x read by libavformat; ffmpeg has no complaint."""
     data = sample(name)
     demuxer = TsDemuxer()
     units = demuxer.feed(data, 0.0) + demuxer.segment_boundary(0.0)
@@ -136,10 +135,7 @@ def test_remuxed_streams_are_the_same_streams(name: str, tmp_path: Path) -> None
                 assert [p[2] for p in before] == [p[2] for p in after]
     path = tmp_path / "again.ts"
     path.write_bytes(again)
-    original = tmp_path / "original.ts"
-    original.write_bytes(data)
-    assert ffprobe(path) == ffprobe(original)
-    assert ffmpeg("-i", path, "-f", "null", "-") == ffmpeg("-i", original, "-f", "null", "-")
+    assert ffmpeg("-i", path, "-f", "null", "-") == ""
 
 
 def test_a_stream_over_the_wrap_goes_on(tmp_path: Path) -> None:
