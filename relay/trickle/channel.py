@@ -308,9 +308,11 @@ class Channel:
         size = len(claim.buffer) if claim.buffer is not None else 0
         if size + len(data) > self._max_segment_bytes or not self._account(len(data)):
             self._claims.pop(claim.seq, None)
-            if claim.buffer is not None:
-                self._close_buffer(claim.buffer, truncated=True)
-            claim.revoked.set_result(Revoked.OVER_LIMIT)
+            if claim.buffer is None:
+                claim.buffer = self._begin(claim.seq)
+            self._close_buffer(claim.buffer, truncated=True)
+            if not claim.revoked.done():
+                claim.revoked.set_result(Revoked.OVER_LIMIT)
             raise OverLimit(claim.seq)
         if claim.revoked.done():  # it made room for itself
             return

@@ -92,7 +92,7 @@ class TrickleServer:
         Serve it with ``handler_cancellation=True``, or a reader that vanishes while it waits is
         noticed only when its segment begins. The application starts and stops the sweep.
         """
-        application = web.Application(client_max_size=0)
+        application = web.Application()
         application.router.add_route("*", "/{path:.*}", self._handlers.handle)
         application.cleanup_ctx.append(self._run_sweeper)
         application.on_shutdown.append(self._close_channels)

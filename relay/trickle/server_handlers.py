@@ -69,6 +69,13 @@ class TrickleHandlers:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Any request to the server."""
+        response = await self._answer(request)
+        if not response.prepared and not request.content.is_eof():
+            # The body goes unread, so nothing can follow it on this connection.
+            response.force_close()
+        return response
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         target = self._parse_path(request.raw_path)
         if target is None:
             return _text(404, "no such path")
@@ -215,9 +222,7 @@ class TrickleHandlers:
             headers[LATEST] = str(channel.edge)
         if buffer.closed and not len(buffer):
             headers[LATEST] = str(channel.edge)
-            response = web.Response(headers=headers)
-            del response.headers["Content-Type"]
-            return response
+            return web.Response(headers=headers)
         headers["Content-Type"] = channel.content_type
         stream = web.StreamResponse(headers=headers)
         writer = await stream.prepare(request)
@@ -288,9 +293,7 @@ class TrickleHandlers:
         if await pump:
             return web.Response(headers=headers)
         # Nobody reads this if the connection is gone; it is for a body that is not valid HTTP.
-        response = _text(400, "the body broke off", headers)
-        response.force_close()
-        return response
+        return _text(400, "the body broke off", headers)
 
     def _revoked(
         self, channel: Channel, claim: SegmentClaim, headers: dict[str, str]
@@ -299,15 +302,13 @@ class TrickleHandlers:
         match claim.revoked.result():
             case Revoked.CHANNEL_CLOSED:
                 headers[CLOSED] = CLOSED_VALUE
-                # The reference answers a waiting POST so; one that lost bytes is not a success.
-                response = _text(200 if claim.buffer is None else 404, "", headers)
+                # The reference answers a waiting POST so; one that lost bytes is no success.
+                return _text(200 if claim.buffer is None else 404, "", headers)
             case Revoked.OVER_LIMIT:
-                response = _text(413, "more bytes than a segment may have", headers)
-            case _:
+                return _text(413, "more bytes than a segment may have", headers)
+            case Revoked.SEGMENT_CLOSED:
                 headers[LATEST] = str(channel.edge)
-                response = _text(409, "the segment was closed", headers)
-        response.force_close()
-        return response
+                return _text(409, "the segment was closed", headers)
 
     def _delete_segment(self, name: str, number: int) -> web.Response:
         if number < 0:
@@ -325,10 +326,7 @@ class TrickleHandlers:
 
     def _no_channel(self, name: str) -> web.Response:
         headers = {CLOSED: CLOSED_VALUE} if self._registry.is_buried(name) else None
-        response = _text(404, "Stream not found", headers)
-        # Whoever still sends a body here learns of it at once.
-        response.force_close()
-        return response
+        return _text(404, "Stream not found", headers)
 
     def _refuse(
         self, status: int, text: str, headers: dict[str, str] | None = None
