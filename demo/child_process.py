@@ -91,14 +91,19 @@ class Child:
         """
         raise await self._ended()
 
+    def ask_to_end(self) -> None:
+        """SIGTERM, without waiting."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+
     async def stop(self, timeout_s: float = 2.0) -> None:
         """SIGTERM, and SIGKILL if that has not ended it in time. Idempotent."""
         process = self._process
         if process is None:
             return
+        self.ask_to_end()
         if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
             try:
                 async with asyncio.timeout(timeout_s):
                     await process.wait()

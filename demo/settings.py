@@ -6,6 +6,7 @@ import errno
 import math
 import socket
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +42,12 @@ def read_settings(environment: Mapping[str, str]) -> DemoSettings:
     Raises:
         DemoError: one makes no sense, or a port is taken.
     """
-    trickle, comfystream, relay = (
-        _port(name, environment.get(name) or str(default), purpose)
-        for name, (default, purpose) in _PORTS.items()
-    )
+    with ExitStack() as held:
+        # Held until all are chosen, or port 0 might give the same one twice.
+        trickle, comfystream, relay = (
+            _port(name, environment.get(name) or str(default), purpose, held)
+            for name, (default, purpose) in _PORTS.items()
+        )
     input_file = environment.get("INPUT")
     return DemoSettings(
         trickle,
@@ -55,21 +58,21 @@ def read_settings(environment: Mapping[str, str]) -> DemoSettings:
     )
 
 
-def _port(name: str, text: str, purpose: str) -> int:
+def _port(name: str, text: str, purpose: str, held: ExitStack) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 65535:
         raise DemoError(f"{name} must be a port, 0 to 65535, not {text!r}")
-    with socket.socket() as listener:
-        # As servers do: an address that is only in TIME_WAIT is free.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", int(text)))
-            listener.listen(1)
-        except OSError as error:
-            raise DemoError(
-                f"port {text}, for {purpose}, {_reason(error)}; or choose another one, as in"
-                f" {name}={(int(text) + 10_000) % 65536}"
-            ) from None
-        port: int = listener.getsockname()[1]
+    listener = held.enter_context(socket.socket())
+    # As servers do: an address that is only in TIME_WAIT is free.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", int(text)))
+        listener.listen(1)
+    except OSError as error:
+        raise DemoError(
+            f"port {text}, for {purpose}, {_reason(error)}; or choose another one, as in"
+            f" {name}={(int(text) + 10_000) % 65536}"
+        ) from None
+    port: int = listener.getsockname()[1]
     return port
 
 

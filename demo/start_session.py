@@ -1,6 +1,6 @@
 """Starts one session over the HTTP API and waits until it is active; for the compose demo.
 
-    python -m demo.start_session --relay http://relay:8890 --input http://trickle:3389/demo
+python -m demo.start_session --relay http://relay:8890 --input http://trickle:3389/demo
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def _beep() -> NDArray[np.float32]:
     return (0.3 * edge * tones).astype(np.float32)
 
 
-def _size(text: str) -> tuple[int, int]:
+def picture_size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     size = int(width), int(height)
     if min(size) < 64 or size[0] % 2 or size[1] % 2:
@@ -148,7 +148,7 @@ def main() -> None:
         prog="python -m demo.test_pattern", description="Publish a live test pattern with sound."
     )
     parser.add_argument("url", help="trickle channel, e.g. http://127.0.0.1:3389/live")
-    parser.add_argument("--size", type=_size, default=(512, 512), metavar="WIDTHxHEIGHT")
+    parser.add_argument("--size", type=picture_size, default=(512, 512), metavar="WIDTHxHEIGHT")
     parser.add_argument("--fps", type=Fraction, default=Fraction(30), help="e.g. 30 or 30000/1001")
     parser.add_argument("--gop", type=int, help="frames from IDR to IDR; a second's worth")
     parser.add_argument("--segment-seconds", type=float, default=1.0)
