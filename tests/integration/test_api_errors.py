@@ -154,6 +154,19 @@ async def test_large_body_is_413(client: Client, chunked: bool) -> None:
     assert "1048576" in error["error"]
 
 
+async def test_large_body_is_refused_before_it_is_sent(client: Client) -> None:
+    """The announced length is enough; the rest of the connection is not used."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    writer.write(b"POST /session/start HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n")
+    answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"\r\nConnection: close\r\n" in answer
+    writer.write(b" " * 2_000_000)
+    await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    await writer.wait_closed()
+
+
 async def test_body_just_within_the_limit_is_read(client: Client) -> None:
     """The limit is what it says."""
     filler = 1024 * 1024 - len(json.dumps(start_body(prompts=[""])))
