@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import aiohttp
 
-START_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
 POLL_INTERVAL_S = 0.02
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -10,7 +10,7 @@ import numpy as np
 from demo.standin import ComfyStreamStandIn, StandInSettings
 from tests.integration.standin_client import AUDIO, INVERT, STEP, Client, connect, until
 
-QUICK_GAP = StandInSettings(port=0, audio_timeout_s=0.3)
+QUICK_GAP = StandInSettings(port=0, audio_timeout_s=0.5)
 SPEECH = {
     "1": AUDIO["1"],
     "2": {"class_type": "AudioTranscriptionNode", "inputs": {"audio": ["1", 0]}},
@@ -108,7 +108,7 @@ async def test_a_gap_without_prompts_below_five_seconds_is_survived() -> None:
         await peer.wait_sounds(10)
         peer.audio.gate.clear()
         # Longer than the time-out of prompt mode, which must not apply here.
-        await asyncio.sleep(2 * QUICK_GAP.audio_timeout_s)
+        await asyncio.sleep(1.5 * QUICK_GAP.audio_timeout_s)
         before = len(peer.sounds)
         peer.audio.gate.set()
         await peer.wait_sounds(before + 15)

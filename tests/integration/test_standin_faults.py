@@ -119,9 +119,12 @@ async def test_inputs_dropped_at_the_start(prompts: Any) -> None:
         peer.start(peer.stream(range(60)))
         await peer.wait_pictures(7)
         first = peer.pictures[0]
-        assert first.number == 3
         assert first.pts == 0
-        if prompts:
+        assert first.number is not None
+        if prompts is None:
+            assert first.number == 3
+        else:
+            assert first.number >= 3
             # One more is in the hands of the sender, which waits for an output to put on it.
             assert standin.state()["queues"]["video_labels"] >= 2
 
@@ -130,7 +133,7 @@ async def test_returned_frames_lost_at_the_start_shift_the_origin() -> None:
     """What the client sees first is not what it sent first, and nothing tells it so."""
     async with (
         ComfyStreamStandIn(faults=Faults(lose_returned=4)) as standin,
-        connect(standin.url, INVERT) as peer,
+        connect(standin.url) as peer,
     ):
         peer.start(peer.stream(range(60)))
         await peer.wait_pictures(7)
@@ -200,9 +203,8 @@ async def test_more_and_fewer_outputs_than_inputs() -> None:
     ):
         peer.start(peer.stream(range(40)))
         await peer.wait_pictures(20)
-        number = peer.pictures[19].number
-        assert number is not None
-        assert number < 14
+        numbers = [picture.number for picture in peer.pictures[:20]]
+        assert numbers[::2] == numbers[1::2]
         assert peer.pictures[19].pts == 19 * STEP
         standin.set_faults(output_ratio=0.5)
         await until(standin, lambda s: s["frames"]["received"] > 35)
