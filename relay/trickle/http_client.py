@@ -181,6 +181,11 @@ async def discard_body(response: aiohttp.ClientResponse) -> bytes:
 
 def describe(failure: BaseException) -> str:
     """A failure in a few words, without the URL that aiohttp's own texts may hold."""
+    if isinstance(failure, aiohttp.ConnectionTimeoutError):
+        return (
+            "no connection in time: it does not answer, or the connection limit of the session "
+            "is used up (a channel needs two)"
+        )
     if isinstance(failure, TimeoutError):
         return "timed out"
     if isinstance(failure, aiohttp.ClientConnectorCertificateError):

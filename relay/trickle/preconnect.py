@@ -50,9 +50,16 @@ class Preconnect:
         client: for the channel.
         content_type: of the segments.
         options: of the publisher.
+        on_end: called with the reason, once, when no further POST will come.
     """
 
-    def __init__(self, client: ChannelClient, content_type: str, options: PublisherOptions) -> None:
+    def __init__(
+        self,
+        client: ChannelClient,
+        content_type: str,
+        options: PublisherOptions,
+        on_end: Callable[[TrickleError], None],
+    ) -> None:
         self.retries = 0
         self.conflicts = 0
         self.error: TrickleError | None = None
@@ -63,6 +70,7 @@ class Preconnect:
         self._channel: ChannelUrl = client.channel
         self._content_type = content_type
         self._options = options
+        self._on_end = on_end
         self._budget = RetryBudget(options.retry_budget_s)
         self._limited_log = LimitedLog(log.bind(channel=self._channel.redacted))
         self._ahead: SegmentPost | None = None
@@ -77,7 +85,11 @@ class Preconnect:
             ChannelNotFoundError, ChannelClosedError, RefusedError, UnavailableError: no
                 publishing here.
         """
-        self._ahead = post = await self._connect(await self._find_edge())
+        try:
+            self._ahead = post = await self._connect(await self._find_edge())
+        except TrickleError as error:
+            self.end(error)
+            raise
         self._keeper = asyncio.create_task(self._keep(post), name="trickle preconnect")
 
     async def take(self) -> SegmentPost:
@@ -138,6 +150,7 @@ class Preconnect:
         """No further POST; who waits for one is told. The first reason stays."""
         if self.error is None:
             self.error = error
+            self._on_end(error)
         self._available.set()
 
     async def aclose(self) -> None:

@@ -80,7 +80,7 @@ class TricklePublisher:
         self._log = log.bind(channel=self.channel.redacted)
         self._limited_log = LimitedLog(self._log)
         self._counts: Counter[str] = Counter()
-        self._preconnect = Preconnect(self._client, content_type, self.options)
+        self._preconnect = Preconnect(self._client, content_type, self.options, self._note_end)
         self._next_lock = asyncio.Lock()
         self._current: SegmentWriter | None = None
         self._begun_at = time.monotonic()
@@ -111,10 +111,6 @@ class TricklePublisher:
         self._client.open()
         try:
             await self._preconnect.start()
-        except TrickleError as error:
-            self._note_end(error)
-            await self.aclose(delete=False)
-            raise
         except BaseException:
             await self.aclose(delete=False)
             raise
@@ -170,9 +166,6 @@ class TricklePublisher:
         except StalledError:
             self._counts["stalls"] += 1
             raise
-        except TrickleError as error:
-            self._note_end(error)
-            raise
         self._watch(replacement)
         return replacement
 
@@ -207,9 +200,6 @@ class TricklePublisher:
             post = await self._preconnect.take()
         except StalledError:
             self._counts["stalls"] += 1
-            raise
-        except TrickleError as error:
-            self._note_end(error)
             raise
         self._counts["segments_begun"] += 1
         self._begun_at = time.monotonic()
@@ -248,7 +238,6 @@ class TricklePublisher:
         )
         if not isinstance(error, SegmentLostError):
             self._preconnect.end(error)
-            self._note_end(error)
         elif post.reply is None and post.seq < 0:
             self._preconnect.reset_next = True
         elif post.reply is None and post.bytes_sent:

@@ -20,6 +20,9 @@ class Step(StrEnum):
     """It is the segment that was asked for, or a later one."""
     JUMPED = "jumped"
     """What was asked for is gone; ask for `SegmentCursor.number`, which is higher now."""
+    DOUBT = "doubt"
+    """The server says that it is an earlier one. Deliver it under `number` unless its bytes
+    were delivered before."""
     WAIT = "wait"
     """The publisher is not there yet; ask again later."""
     LOOK = "look"
@@ -45,17 +48,17 @@ class SegmentCursor:
     restarted: bool = False
     """The channel began anew since the last delivered segment."""
     _lower_seen: bool = False
-    _ignore_seq: bool = False
 
     def on_segment(self, reply: Reply) -> Step:
         """A 200 for `number`.
 
-        After DELIVER, `number` is the one that was delivered; call `advance` to go on.
+        After DELIVER and DOUBT, `number` is the one that is here; call `advance` once it is
+        delivered.
 
         Raises:
             ProtocolError: nobody says which segment this is.
         """
-        seq = None if self._ignore_seq else reply.seq
+        seq = reply.seq
         if seq is None:
             if self.number < 0:
                 raise ProtocolError(
@@ -65,12 +68,10 @@ class SegmentCursor:
             seq = self.number
         if seq < self.number:
             if self._lower_seen:
-                # It said so again after a look at the edge: its numbers mean nothing.
-                self._ignore_seq = True
-                seq = self.number
-            else:
-                self._lower_seen = True
-                return Step.LOOK
+                return Step.DOUBT
+            self._lower_seen = True
+            return Step.LOOK
+        self._lower_seen = False
         if self.number >= 0:
             self._skip(seq - self.number)
         self.number = seq
@@ -105,11 +106,19 @@ class SegmentCursor:
             self.go_to_edge(edge)
 
     def go_to_edge(self, edge: int) -> None:
-        """Follow a channel that begun anew, from its current segment."""
+        """Follow a channel that began anew, with the segment that begins next.
+
+        Not the current one: behind a fresh edge the server may still serve old segments.
+        """
         self.restarts += 1
         self.restarted = True
-        self.number = max(0, edge - 1)
+        self.number = edge
         self.delivered = None
+
+    def pass_over(self) -> None:
+        """`number` is not worth delivering; the next one is wanted."""
+        self._skip(1)
+        self.number += 1
 
     def advance(self) -> None:
         """`number` was delivered; the next one is wanted."""

@@ -31,6 +31,7 @@ class SegmentGet:
         self._stall_s = 0.0
         self._stall_timer: asyncio.TimerHandle | None = None
         self._failure: BaseException | None = None
+        self._peeked = b""
         self.task = asyncio.create_task(self._run(), name=f"trickle GET {number}")
         # Whoever needs the failure takes it from `reply`; a preconnect may go unasked for.
         self.task.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -65,6 +66,9 @@ class SegmentGet:
         Raises:
             any of `HttpFailure`: it was cut, or nothing came for `stall_s` (see `stalled`).
         """
+        if self._peeked:
+            data, self._peeked = self._peeked, b""
+            return data
         if self._failure is not None:
             raise self._failure
         assert self._response is not None
@@ -87,6 +91,20 @@ class SegmentGet:
         if not data:
             self._stop_timer()
         return data
+
+    async def peek(self, size: int, stall_s: float) -> bytes:
+        """The first bytes of the body, `size` unless it is shorter; `read` still returns them.
+
+        Raises:
+            any of `HttpFailure`: as `read`; what had come is kept for `read`.
+        """
+        taken = b""
+        try:
+            while len(taken) < size and (data := await self.read(stall_s)):
+                taken += data
+        finally:
+            self._peeked = taken
+        return taken[:size]
 
     def close(self) -> None:
         """Drop the connection unless the body is complete. A waiting `read` fails. Idempotent."""

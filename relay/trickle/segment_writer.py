@@ -122,9 +122,14 @@ class SegmentWriter:
 
     async def abandon(self) -> None:
         """Give the segment up: its readers get a short one. Never raises; idempotent."""
-        if not self._finished:
-            self._finished = True
+        if self._finished:
+            return
+        self._finished = True
+        if self._post.bytes_sent:
             await self._owner.give_up(self._post)
+        else:
+            # Its readers wait for this number: an empty segment lets them go on.
+            self._post.end()
 
     async def __aenter__(self) -> SegmentWriter:
         return self

@@ -32,8 +32,8 @@ class SegmentOwner(Protocol):
     async def newer_exists(self, seq: int) -> bool:
         """Whether a segment after `seq` has begun."""
 
-    def count_bytes(self, count: int) -> None:
-        """Bytes handed out."""
+    def note_bytes(self, seq: int, chunk: bytes) -> None:
+        """New bytes of segment `seq` are handed out."""
 
     def segment_ended(self, segment: SubscribedSegment) -> None:
         """The segment brought its last byte, or was given up."""
@@ -125,7 +125,7 @@ class SubscribedSegment:
                 self._crc = zlib.crc32(chunk, self._crc)
                 self.bytes_read += len(chunk)
                 self._replayed = self.bytes_read
-                self._owner.count_bytes(len(chunk))
+                self._owner.note_bytes(self.seq, chunk)
                 return chunk
         return b""
 

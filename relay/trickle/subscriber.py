@@ -27,6 +27,7 @@ from relay.trickle.errors import ProtocolError, RefusedError, TrickleError, Unav
 from relay.trickle.http_client import ChannelClient, HttpFailure, describe, is_final_failure
 from relay.trickle.log_limit import LimitedLog
 from relay.trickle.protocol import EndReason, Reply, ReplyKind, StartPosition, SymbolicNumber
+from relay.trickle.replay_guard import HEAD_BYTES, ReplayGuard
 from relay.trickle.segment_cursor import SegmentCursor, Step
 from relay.trickle.segment_get import SegmentGet
 from relay.trickle.subscribed_segment import DEFAULT_READ_LIMIT, SubscribedSegment
@@ -80,6 +81,7 @@ class TrickleSubscriber:
             0, policy=self.options.jump, max_lag_segments=self.options.max_lag_segments
         )
         self._started = False
+        self._replay_guard = ReplayGuard()
         self._located = False
         self._channel_seen = False
         self._error: TrickleError | None = None
@@ -224,9 +226,10 @@ class TrickleSubscriber:
             return False
         return edge is not None and edge > seq + 1
 
-    def count_bytes(self, count: int) -> None:
-        self._counts["bytes"] += count
+    def note_bytes(self, seq: int, chunk: bytes) -> None:
+        self._counts["bytes"] += len(chunk)
         self._pacer.fruitful()
+        self._replay_guard.note(seq, chunk)
 
     def segment_ended(self, segment: SubscribedSegment) -> None:
         if segment.truncated:
@@ -266,7 +269,7 @@ class TrickleSubscriber:
             case ReplyKind.OK:
                 self._found()
                 step = self._cursor.on_segment(reply)
-                if step is Step.DELIVER:
+                if step in (Step.DELIVER, Step.DOUBT) and not await self._is_replay(get, step):
                     self._pending = None
                     return self._deliver(get, reply)
                 self._pending = None
@@ -287,6 +290,18 @@ class TrickleSubscriber:
                 raise self._refused(reply)
         return None
 
+    async def _is_replay(self, get: SegmentGet, step: Step) -> bool:
+        """Whether a server that lost track serves a segment that was delivered already."""
+        seq = self._cursor.number
+        guard = self._replay_guard
+        if step is Step.DELIVER and not guard.suspects(seq):
+            return False
+        try:
+            head = await get.peek(HEAD_BYTES, self.options.body_stall_s)
+        except HttpFailure:
+            return False  # what is there is delivered, and the cut mended, as for any segment
+        return guard.is_known(head) if step is Step.DOUBT else guard.is_replay(seq, head)
+
     def _deliver(self, get: SegmentGet, reply: Reply) -> SubscribedSegment:
         cursor = self._cursor
         seq = cursor.number
@@ -306,6 +321,7 @@ class TrickleSubscriber:
         self._waiting_for_writer = None
         self._joined_current = False
         cursor.advance()
+        self._replay_guard.begin(seq)
         if not reply.empty and not reply.closed and not self._pacer.delay(time.monotonic()):
             self._pacer.sent(time.monotonic())
             self._ahead = SegmentGet(self._client, cursor.number)
@@ -319,8 +335,14 @@ class TrickleSubscriber:
         return None if self._counts["segments"] == 0 else False
 
     async def _take(self, step: Step, asked: int) -> None:
-        """What a reply without a segment asks for."""
+        """What a reply that brought nothing to deliver asks for."""
         match step:
+            case Step.DELIVER:
+                self._counts["replays_refused"] += 1
+                self._cursor.pass_over()
+            case Step.DOUBT:
+                self._counts["replays_refused"] += 1
+                await self._wait_for_writer()
             case Step.JUMPED:
                 self._waiting_for_writer = None
                 self._limited_log.warning(
@@ -336,10 +358,13 @@ class TrickleSubscriber:
                     self._look(edge)
 
     def _look(self, edge: int) -> None:
-        before = self._cursor.restarts
-        self._cursor.look(edge)
-        if self._cursor.restarts > before:
-            self._limited_log.warning("trickle.subscriber.restarted", to_seq=self._cursor.number)
+        if self._cursor.begun_anew(edge):
+            self._follow_restart(edge)
+
+    def _follow_restart(self, edge: int) -> None:
+        self._cursor.go_to_edge(edge)
+        self._replay_guard.restarted()
+        self._limited_log.warning("trickle.subscriber.restarted", to_seq=self._cursor.number)
 
     async def _wait_for_writer(self) -> None:
         """The publisher is a little behind what we want: ask again soon, not for ever."""
@@ -353,8 +378,7 @@ class TrickleSubscriber:
         self._waiting_for_writer = None
         edge = await self._ask_edge()
         if edge is not None and edge < self._cursor.number:
-            self._cursor.go_to_edge(edge)
-            self._limited_log.warning("trickle.subscriber.restarted", to_seq=self._cursor.number)
+            self._follow_restart(edge)
 
     # -- requests ---------------------------------------------------------------------------
 

@@ -52,5 +52,7 @@ class SubscriberStats:
     skipped_segments: int = 0
     restarts: int = 0
     """Times the channel was found to have begun anew."""
+    replays_refused: int = 0
+    """Segments a server served again under a new number, or after such a restart."""
     segments_behind: int = 0
     """Newer segments that had begun when the last one was handed out."""

@@ -1,0 +1,662 @@
+"""The subscriber against servers that each have one fault."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from relay.trickle.errors import ProtocolError, RefusedError, SegmentTooLargeError, UnavailableError
+from relay.trickle.protocol import EndReason, StartPosition
+from tests.peers.http_wire import Exchange, PeerServer
+from tests.peers.quick import read_all, subscriber
+from tests.peers.waiting import until
+
+pytestmark = pytest.mark.timeout(20, method="signal")
+
+Segments = list[tuple[int, bytes]]
+
+
+def seq(number: int, **more: object) -> dict[str, object]:
+    return {"Lp-Trickle-Seq": number, **{k.replace("_", "-"): v for k, v in more.items()}}
+
+
+CLOSED = {"Lp-Trickle-Closed": "terminated"}
+
+
+def serving(
+    *segments: bytes | Callable[[Exchange], Awaitable[None]], with_seq: bool = True
+) -> PeerServer:
+    """A channel with these segments, then Closed. A callable answers for itself."""
+
+    async def respond(exchange: Exchange) -> None:
+        last = exchange.request.last
+        if last == "next":
+            await exchange.reply(200, {"Lp-Trickle-Latest": 0}, b"0")
+            return
+        number = int(last)
+        if number >= len(segments):
+            await exchange.reply(200, seq(number, Lp_Trickle_Closed="terminated"))
+            return
+        segment = segments[number]
+        if callable(segment):
+            await segment(exchange)
+        else:
+            await exchange.reply(200, seq(number) if with_seq else {}, segment)
+
+    return PeerServer(respond)
+
+
+async def receive(server: PeerServer, **options: object) -> Segments:
+    source = subscriber(server.url + "camera", start=0, **options)
+    received = await read_all(source)
+    await source.aclose()
+    assert source.end_reason is EndReason.CLOSED
+    return received
+
+
+# -- numbers ------------------------------------------------------------------------------
+
+
+async def test_without_seq_segments_are_counted_here() -> None:
+    """Other clients ask for the same number for ever."""
+    async with serving(b"0", b"1", b"2", with_seq=False) as server:
+        assert await receive(server) == [(0, b"0"), (1, b"1"), (2, b"2")]
+
+
+async def test_without_seq_and_without_next_there_is_an_error_instead_of_a_loop() -> None:
+    """A symbolic start can't be followed."""
+
+    async def respond(exchange: Exchange) -> None:
+        await exchange.reply(400 if exchange.request.last == "next" else 200, {}, b"x")
+
+    async with PeerServer(respond) as server:
+        source = subscriber(server.url + "camera")
+        with pytest.raises(ProtocolError):
+            await anext(aiter(source))
+        assert source.end_reason is EndReason.BROKEN
+        with pytest.raises(ProtocolError):
+            await anext(aiter(source))
+        await source.aclose()
+        assert len(server.requests) == 2
+
+
+async def test_a_seq_that_is_always_the_same_does_not_stop_the_stream() -> None:
+    """The numbers are wrong, the segments are new: they are delivered."""
+
+    def wrong(body: bytes) -> Callable[[Exchange], Awaitable[None]]:
+        return lambda exchange: exchange.reply(200, seq(0), body)
+
+    async with serving(b"0", wrong(b"1"), wrong(b"2"), b"3") as server:
+        assert await receive(server) == [(0, b"0"), (1, b"1"), (2, b"2"), (3, b"3")]
+
+
+async def test_a_stale_segment_served_for_every_number_is_neither_delivered_nor_a_hot_loop() -> (
+    None
+):
+    """The same bytes again and again: delivered once, asked for less than ten times a second."""
+
+    async def respond(exchange: Exchange) -> None:
+        if exchange.request.last == "next":
+            await exchange.reply(200, {"Lp-Trickle-Latest": 4}, b"4")
+        else:
+            await exchange.reply(200, seq(3), b"stale")
+
+    async with PeerServer(respond) as server:
+        source = subscriber(server.url + "camera")
+        reading = asyncio.create_task(read_all(source))
+        await asyncio.sleep(1.0)
+        await source.aclose()
+        assert await reading == [(3, b"stale")]
+        assert len(server.of("GET")) < 12
+        assert source.stats.replays_refused >= 1
+
+
+async def test_latest_below_seq_means_nothing() -> None:
+    """It is sampled when the request arrives, and may be old."""
+
+    async def late(exchange: Exchange) -> None:
+        await exchange.reply(200, seq(1, Lp_Trickle_Latest=0), b"1")
+
+    async with serving(b"0", late, b"2") as server:
+        assert await receive(server) == [(0, b"0"), (1, b"1"), (2, b"2")]
+
+
+async def test_a_higher_seq_is_a_reported_gap() -> None:
+    """The server resolved the number to a later one."""
+
+    async def later(exchange: Exchange) -> None:
+        await exchange.reply(200, seq(4), b"4")
+
+    async with serving(b"0", later, b"", b"", b"", b"5") as server:
+        source = subscriber(server.url + "camera", start=0)
+        segments = [(s.seq, s.skipped_before, await s.read()) async for s in source]
+        assert segments == [(0, 0, b"0"), (4, 3, b"4"), (5, 0, b"5")]
+        assert source.stats.skipped_segments == 3
+        await source.aclose()
+
+
+# -- refusals -----------------------------------------------------------------------------
+
+
+async def test_470_just_ahead_is_waited_out_without_using_up_retries() -> None:
+    """Other clients are dead after five of them."""
+    refusals = 0
+
+    async def reluctant(exchange: Exchange) -> None:
+        nonlocal refusals
+        refusals += 1
+        if refusals < 7:
+            await exchange.reply(470, seq(1, Lp_Trickle_Latest=1), b"Entry not found")
+        else:
+            await exchange.reply(200, seq(1), b"1")
+
+    async with serving(b"0", reluctant) as server:
+        source = subscriber(server.url + "camera", start=0, retry_budget_s=0.01)
+        assert await read_all(source) == [(0, b"0"), (1, b"1")]
+        assert source.stats.retries == 0
+        await source.aclose()
+
+
+async def test_470_without_its_headers_is_survived() -> None:
+    """There is no Latest to go by: the edge is asked for."""
+    refused = False
+
+    async def bare(exchange: Exchange) -> None:
+        nonlocal refused
+        if refused:
+            await exchange.reply(200, seq(1), b"1")
+        else:
+            refused = True
+            await exchange.reply(470)
+
+    async with serving(b"0", bare) as server:
+        assert await receive(server) == [(0, b"0"), (1, b"1")]
+
+
+async def test_failing_servers_are_retried_with_pauses() -> None:
+    """5xx, a cut before the reply, a reset: the same number is asked for again."""
+    failures = iter(["500", "503", "cut", "reset", "429"])
+
+    async def failing(exchange: Exchange) -> None:
+        match next(failures, None):
+            case "cut":
+                exchange.cut()
+            case "reset":
+                exchange.cut(reset=True)
+            case None:
+                await exchange.reply(200, seq(0), b"0")
+            case status:
+                await exchange.reply(int(status), {}, b"oops")
+
+    async with serving(failing, b"1") as server:
+        source = subscriber(server.url + "camera", start=0)
+        assert await read_all(source) == [(0, b"0"), (1, b"1")]
+        # aiohttp repeats a GET by itself when a kept connection turns out to be closed.
+        assert 3 <= source.stats.retries <= 5
+        await source.aclose()
+
+
+async def test_the_retry_budget_is_time_and_its_end_is_an_error() -> None:
+    """The error says for how long and why; asking again repeats it."""
+
+    async def respond(exchange: Exchange) -> None:
+        await exchange.reply(503)
+
+    async with PeerServer(respond) as server:
+        source = subscriber(server.url + "camera", retry_budget_s=0.3)
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match=r"for 0.3 s: it answers with status 503"):
+                await anext(aiter(source))
+        assert source.end_reason is EndReason.UNREACHABLE
+        await source.aclose()
+
+
+async def test_a_refused_connection_is_retried_until_the_server_is_there() -> None:
+    """A relay may be started before its trickle server."""
+    async with serving(b"0") as gone:
+        url = gone.url
+    source = subscriber(url + "camera", start=0)
+    reading = asyncio.create_task(read_all(source))
+    await asyncio.sleep(0.05)
+    revived = serving(b"0")
+    port = int(url.rsplit(":", 1)[1].strip("/"))
+    revived._server = await asyncio.start_server(revived._accept, "127.0.0.1", port)
+    assert await reading == [(0, b"0")]
+    assert source.stats.retries >= 1
+    await source.aclose()
+    await revived.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 403, 405])
+async def test_what_asking_again_can_not_help_is_an_error_at_once(status: int) -> None:
+    """A redirect too: it is not followed to an address nobody allowed."""
+
+    async def respond(exchange: Exchange) -> None:
+        await exchange.reply(status, {"Location": "http://169.254.169.254/"})
+
+    async with PeerServer(respond) as server:
+        source = subscriber(server.url + "camera", start=0)
+        with pytest.raises(RefusedError, match=str(status)):
+            await anext(aiter(source))
+        assert source.end_reason is EndReason.REFUSED
+        assert len(server.requests) == 1
+        await source.aclose()
+
+
+# -- ends ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "reason"),
+    [
+        (200, {"Lp-Trickle-Closed": "terminated"}, EndReason.CLOSED),
+        (200, {"Lp-Trickle-Closed": ""}, EndReason.CLOSED),
+        (404, {"Lp-Trickle-Closed": "whatever"}, EndReason.CLOSED),
+        (404, {}, EndReason.GONE),
+    ],
+)
+async def test_the_end_of_a_channel_is_told_apart(
+    status: int, headers: dict[str, object], reason: EndReason
+) -> None:
+    """Any value of Closed counts; a 404 after a segment is gone."""
+
+    async def end(exchange: Exchange) -> None:
+        await exchange.reply(status, headers)
+
+    async with serving(b"0", end) as server:
+        source = subscriber(server.url + "camera", start=0)
+        assert await read_all(source) == [(0, b"0")]
+        assert source.end_reason is reason
+        await source.aclose()
+
+
+async def test_a_closing_reply_that_still_has_bytes_is_delivered_first() -> None:
+    """Then the channel ends without another request."""
+
+    async def last(exchange: Exchange) -> None:
+        await exchange.reply(200, {**seq(1), **CLOSED}, b"last")
+
+    async with serving(b"0", last) as server:
+        assert await receive(server) == [(0, b"0"), (1, b"last")]
+        assert not server.of("GET", 2)
+
+
+@pytest.mark.parametrize("start", [StartPosition.CURRENT, 0])
+async def test_a_channel_that_does_not_exist_yet_is_waited_for_if_asked(
+    start: StartPosition | int,
+) -> None:
+    """Without the wish it never existed; with it, the stream begins when the channel does."""
+    exists = False
+
+    async def respond(exchange: Exchange) -> None:
+        if not exists:
+            await exchange.reply(404)
+        elif exchange.request.last == "next":
+            await exchange.reply(200, {}, b"1\n")
+        elif exchange.request.last == "0":
+            await exchange.reply(200, seq(0), b"0")
+        else:
+            await exchange.reply(404)
+
+    async with PeerServer(respond) as server:
+        impatient = subscriber(server.url + "camera", start=start)
+        assert await read_all(impatient) == []
+        assert impatient.end_reason is EndReason.NEVER_EXISTED
+        await impatient.aclose()
+
+        patient = subscriber(server.url + "camera", start=start, wait_for_channel_s=60.0)
+        reading = asyncio.create_task(read_all(patient))
+        before = len(server.requests)
+        await until(lambda: len(server.requests) >= before + 2)
+        exists = True
+        assert await reading == [(0, b"0")]
+        assert patient.end_reason is EndReason.GONE
+        await patient.aclose()
+
+
+# -- empty and stalled --------------------------------------------------------------------
+
+
+async def test_a_run_of_empty_segments_is_delivered_slowly() -> None:
+    """Each is valid; together they are not a hot loop."""
+
+    async def respond(exchange: Exchange) -> None:
+        if exchange.request.last == "next":
+            await exchange.reply(200, {"Lp-Trickle-Latest": 0}, b"0")
+        else:
+            await exchange.reply(200, seq(int(exchange.request.last)))
+
+    async with PeerServer(respond) as server:
+        source = subscriber(server.url + "camera")
+        reading = asyncio.create_task(read_all(source))
+        await asyncio.sleep(1.0)
+        await source.aclose()
+        received = await reading
+        assert received == [(number, b"") for number in range(len(received))]
+        assert 3 <= len(received) < 10
+        assert source.stats.empty_segments == len(received)
+
+
+async def test_headers_that_never_come_are_noticed() -> None:
+    """The edge has passed, the reply is missing: the request is made again."""
+    asked = 0
+
+    async def respond(exchange: Exchange) -> None:
+        nonlocal asked
+        if exchange.request.last == "next":
+            await exchange.reply(200, {"Lp-Trickle-Latest": 3}, b"3")
+        elif exchange.request.last == "2":
+            asked += 1
+            if asked == 1:
+                await exchange.gone()
+            else:
+                await exchange.reply(200, seq(2), b"2")
+        else:
+            await exchange.reply(200, {**seq(3), **CLOSED})
+
+    async with PeerServer(respond) as server:
+        source = subscriber(server.url + "camera")
+        assert await read_all(source) == [(2, b"2")]
+        assert source.stats.stalls == 1
+        await source.aclose()
+
+
+async def test_an_idle_long_poll_is_refreshed_under_the_same_number() -> None:
+    """Never as -1, which would skip what began and ended in between; nothing counts as failed."""
+    async with asyncio.TaskGroup() as group:
+        begun = asyncio.Event()
+
+        async def respond(exchange: Exchange) -> None:
+            if exchange.request.last == "next":
+                await exchange.reply(200, {"Lp-Trickle-Latest": 5}, b"5")
+            elif exchange.request.last == "5":
+                gone = group.create_task(exchange.gone())
+                begin = group.create_task(begun.wait())
+                await asyncio.wait({gone, begin}, return_when=asyncio.FIRST_COMPLETED)
+                gone.cancel()
+                begin.cancel()
+                if begun.is_set():
+                    await exchange.reply(200, seq(5), b"5")
+            else:
+                await exchange.reply(200, CLOSED)
+
+        async with PeerServer(respond) as server:
+            source = subscriber(
+                server.url + "camera",
+                start=StartPosition.NEXT,
+                header_timeout_s=0.05,
+                long_poll_refresh_s=0.1,
+            )
+            reading = asyncio.create_task(read_all(source))
+            await server.wait_for("GET", 5, count=3)
+            begun.set()
+            assert await reading == [(5, b"5")]
+            assert not server.of("GET", -1)
+            assert source.stats.retries == 0
+            await source.aclose()
+
+
+async def test_a_server_that_cuts_idle_long_polls_does_not_use_up_the_budget() -> None:
+    """Servers with a write timeout close a waiting GET: it is made again, same number."""
+    cuts = 0
+
+    async def respond(exchange: Exchange) -> None:
+        nonlocal cuts
+        if exchange.request.last == "next":
+            await exchange.reply(200, {"Lp-Trickle-Latest": 0}, b"0")
+        elif cuts < 3:
+            cuts += 1
+            await asyncio.sleep(0.05)
+            exchange.cut()
+        elif exchange.request.last == "0":
+            await exchange.reply(200, seq(0), b"0")
+        else:
+            await exchange.reply(200, CLOSED)
+
+    async with PeerServer(respond) as server:
+        source = subscriber(server.url + "camera")
+        assert await read_all(source) == [(0, b"0")]
+        await source.aclose()
+
+
+# -- cuts in mid-segment ------------------------------------------------------------------
+
+
+def cut_after(
+    first: bytes, *, reset: bool, then: bytes | int
+) -> Callable[[Exchange], Awaitable[None]]:
+    """Sends `first` and cuts; asked again, replies with all of `then`, or with that status."""
+    cut = False
+
+    async def respond(exchange: Exchange) -> None:
+        nonlocal cut
+        number = int(exchange.request.last)
+        if not cut:
+            cut = True
+            await exchange.start(200, seq(number))
+            await exchange.chunk(first)
+            await asyncio.sleep(0.01)  # a reset would overtake the bytes in the socket
+            exchange.cut(reset=reset)
+        elif isinstance(then, int):
+            await exchange.reply(then, seq(number, Lp_Trickle_Latest=number + 2))
+        else:
+            await exchange.start(200, seq(number))
+            for start in range(0, len(then), 7):
+                await exchange.chunk(then[start : start + 7])
+            await exchange.end()
+
+    return respond
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_cut_segment_is_resumed_where_it_broke_off(reset: bool) -> None:
+    """The same number again; what was delivered is skipped, every byte comes once."""
+    whole = bytes(range(100))
+    async with serving(b"0", cut_after(whole[:33], reset=reset, then=whole), b"2") as server:
+        source = subscriber(server.url + "camera", start=0)
+        assert await read_all(source) == [(0, b"0"), (1, whole), (2, b"2")]
+        assert (source.stats.resumes, source.stats.truncated_segments) == (1, 0)
+        await source.aclose()
+
+
+async def test_a_length_that_is_not_reached_is_a_cut() -> None:
+    """Content-Length says 100, 40 come, then the connection ends."""
+    whole = bytes(range(100))
+    asked = 0
+
+    async def short(exchange: Exchange) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await exchange.reply(200, seq(0), whole[:40], length=100)
+            exchange.cut()
+        else:
+            await exchange.reply(200, seq(0), whole)
+
+    async with serving(short) as server:
+        assert await receive(server) == [(0, whole)]
+
+
+async def test_a_cut_segment_that_is_gone_keeps_what_had_arrived() -> None:
+    """Also what waited in our own buffers when the cut came; the loss is marked and counted."""
+    first = bytes(100_000)
+    async with serving(cut_after(first, reset=False, then=470), b"1") as server:
+        source = subscriber(server.url + "camera", start=0)
+        segments = aiter(source)
+        segment = await anext(segments)
+        await server.wait_for("GET", 1)
+        await asyncio.sleep(0.1)  # all of it is here, and so is the cut, before the first read
+        assert await segment.read() == first
+        assert segment.truncated
+        following = await anext(segments)
+        assert (following.seq, await following.read()) == (1, b"1")
+        assert source.stats.truncated_segments == 1
+        await source.aclose()
+
+
+async def test_a_resumed_segment_with_other_bytes_is_not_mixed_in() -> None:
+    """The number was used again meanwhile: the rest of the new one does not follow the old."""
+    async with serving(cut_after(b"old part", reset=False, then=b"new segment"), b"1") as server:
+        source = subscriber(server.url + "camera", start=0)
+        segments = aiter(source)
+        segment = await anext(segments)
+        assert await segment.read() == b"old part"
+        assert segment.truncated
+        following = await anext(segments)
+        assert (following.seq, await following.read()) == (1, b"1")
+        await source.aclose()
+
+
+async def test_a_resumed_segment_that_is_shorter_now_ends_there() -> None:
+    """Nothing is invented, and nothing hangs."""
+    async with serving(cut_after(b"long part", reset=False, then=b"long"), b"1") as server:
+        source = subscriber(server.url + "camera", start=0)
+        segment = await anext(aiter(source))
+        assert await segment.read() == b"long part"
+        assert segment.truncated
+        await source.aclose()
+
+
+# -- pace and memory ----------------------------------------------------------------------
+
+
+async def test_the_next_segment_is_asked_for_when_the_headers_of_this_one_are_here() -> None:
+    """Before any of its bytes are read."""
+    begin = asyncio.Event()
+
+    async def open_segment(exchange: Exchange) -> None:
+        await exchange.start(200, seq(0))
+        await begin.wait()
+        await exchange.chunk(b"0")
+        await exchange.end()
+
+    async with serving(open_segment) as server:
+        source = subscriber(server.url + "camera", start=0, body_stall_s=10.0)
+        segment = await anext(aiter(source))
+        await server.wait_for("GET", 1)
+        begin.set()
+        assert await segment.read() == b"0"
+        await source.aclose()
+
+
+async def test_a_reader_that_does_not_read_holds_the_server_back() -> None:
+    """TCP paces the peer: of a huge segment only what buffers hold is taken."""
+    sent = 0
+
+    async def huge(exchange: Exchange) -> None:
+        nonlocal sent
+        await exchange.start(200, seq(0))
+        while True:
+            await exchange.chunk(bytes(1 << 20))
+            sent += 1
+
+    async with serving(huge) as server:
+        source = subscriber(server.url + "camera", start=0)
+        segment = await anext(aiter(source))
+        await segment.read_chunk()
+        before = -1
+        while before != sent:
+            before = sent
+            await asyncio.sleep(0.2)
+        assert sent < 40
+        await source.aclose()
+
+
+async def test_a_large_message_is_read_whole_and_a_too_large_one_refused() -> None:
+    """Other readers take one 32 KB chunk of it."""
+    message = b"[" + b"1," * 100_000 + b"1]"
+
+    async def pieces(exchange: Exchange) -> None:
+        await exchange.start(200, {**seq(1), "Content-Type": "video/mp2t"})
+        for start in range(0, len(message), 10_000):
+            await exchange.chunk(message[start : start + 10_000])
+        await exchange.end()
+
+    async with serving(b"", pieces, b"x") as server:
+        source = subscriber(server.url + "control", start=0)
+        assert [m async for m in source.messages()] == [message, b"x"]
+        await source.aclose()
+        small = subscriber(server.url + "control", start=0)
+        with pytest.raises(SegmentTooLargeError):
+            [m async for m in small.messages(limit=1000)]
+        await small.aclose()
+
+
+async def test_a_segment_that_is_left_early_does_not_disturb_the_next() -> None:
+    """Asking for the next one ends the current one."""
+
+    async def endless(exchange: Exchange) -> None:
+        await exchange.start(200, seq(0))
+        while True:
+            await exchange.chunk(b"x" * 100)
+            await asyncio.sleep(0.01)
+
+    async with serving(endless, b"1") as server:
+        source = subscriber(server.url + "camera", start=0)
+        segments = aiter(source)
+        assert await (await anext(segments)).read_chunk()
+        following = await anext(segments)
+        assert (following.seq, await following.read()) == (1, b"1")
+        await source.aclose()
+
+
+async def test_a_cancelled_read_loses_nothing() -> None:
+    """The next one goes on where it was."""
+    go_on = asyncio.Event()
+
+    async def paused(exchange: Exchange) -> None:
+        await exchange.start(200, seq(0))
+        await exchange.chunk(b"one")
+        await go_on.wait()
+        await exchange.chunk(b"two")
+        await exchange.end()
+
+    async with serving(paused) as server:
+        source = subscriber(server.url + "camera", start=0, body_stall_s=10.0)
+        segment = await anext(aiter(source))
+        assert await segment.read_chunk() == b"one"
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await segment.read_chunk()
+        go_on.set()
+        assert await segment.read() == b"two"
+        await source.aclose()
+
+
+@pytest.mark.parametrize("where", ["long poll", "body", "backoff", "unborn"])
+async def test_closing_ends_a_waiting_iteration_at_once(where: str) -> None:
+    """Whatever it waits for; a pending long poll too, and no request is left behind."""
+
+    async def respond(exchange: Exchange) -> None:
+        if where == "backoff":
+            await exchange.reply(503)
+        elif where == "unborn":
+            await exchange.reply(404)
+        elif exchange.request.last == "next":
+            await exchange.reply(200, {"Lp-Trickle-Latest": 0}, b"0")
+        elif where == "long poll":
+            await exchange.gone()
+        else:
+            await exchange.start(200, seq(0))
+            await exchange.chunk(b"x")
+            await exchange.gone()
+
+    async with PeerServer(respond) as server:
+        source = subscriber(
+            server.url + "camera",
+            header_timeout_s=30.0,
+            body_stall_s=30.0,
+            retry_budget_s=600.0,
+            wait_for_channel_s=600.0,
+        )
+        reading = asyncio.create_task(read_all(source))
+        await server.wait_for("GET", "next" if where in ("backoff", "unborn") else 0)
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(2):
+            await source.aclose()
+            received = await reading
+        assert received == ([(0, b"x")] if where == "body" else [])
+        assert source.end_reason is EndReason.STOPPED
+        await source.aclose()
