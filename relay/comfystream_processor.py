@@ -116,6 +116,7 @@ class ComfyStreamProcessor:
             "fps_returned": round(client.ledger.returned.rate, 1) if client else 0.0,
             "frames_in_flight": client.ledger.identifier.in_flight if client else 0,
             "frames_abandoned": client.ledger.abandoned if client else 0,
+            "label_shift": client.ledger.identifier.label_shift if client else 0,
             "round_trip_ms": client.ledger.round_trip.percentiles_ms() if client else None,
         }
 

@@ -1,44 +1,155 @@
 """How many frames may be on their way through the server at once, and which go next.
 
 A ComfyStream workflow takes one frame at a time and keeps one waiting; a third is dropped and,
-worse, costs memory and shifts every later timestamp of the connection. So the relay sends no
-more than come back: `limit` frames in flight, the newest first. What that skips is skipped in
-the relay's own queue, counted. Frames passed through unprocessed are not dropped by the server
-and need no such limit; a bound stays, so that a stalled server is not buried.
+worse, costs memory and shifts every later label of the connection. So the relay sends what the
+server can take: two frames may always be under way, and more only when it keeps up or the way is
+long, and only when by the estimate it has at most one frame left (`server_pace`). What that
+skips is skipped in the relay's own queue, counted. Frames that are passed through unprocessed
+are not dropped by the server and need no such care; a bound stays, so that a stalled server is
+not buried.
+
+Drops inside the server can't be seen, and one is enough to put a wrong time on every later
+frame. They show when nothing is under way any more and labels are still missing; so when that
+moment does not come by itself, sending pauses for it now and then (the audit).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from relay.server_pace import ServerPace
+
+FIRST_AUDIT_S = 1.0
+AUDIT_S = 5.0
+LONGEST_AUDIT_S = 40.0
+"""How long the way may be busy without a break before it is audited: soon after the start, where
+drops are likeliest, then ever more rarely as long as nothing is found."""
+AUDIT_PATIENCE = 1.5
+"""Usual round trips without a return after which nothing more will come."""
+LEAST_PATIENCE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class FlightLimits:
+    """How many frames may be under way."""
+
+    always: int
+    """Whatever the pace."""
+    most: int
+    """At the very most."""
+    audited: bool
+    """Whether the server may drop frames and keep their labels."""
+
+
+PASSTHROUGH = FlightLimits(always=30, most=30, audited=False)
+WORKFLOW = FlightLimits(always=2, most=8, audited=True)
+"""ComfyStream holds one frame in work and one waiting (its input queue has one place)."""
 
 
 class FlightControl:
     """Lets the sender wait until there is room in flight.
 
     Args:
-        limit: the largest number of frames in flight.
-        in_flight: tells how many there are now.
+        under_way: tells when each frame that is under way was sent, the oldest first.
+        give_up: takes all frames under way for dropped.
+        source_interval_s: tells the source's time from frame to frame.
     """
 
-    def __init__(self, limit: int, in_flight: Callable[[], int]) -> None:
-        self.limit = limit
-        self._in_flight = in_flight
+    def __init__(
+        self,
+        limits: FlightLimits,
+        under_way: Callable[[], Sequence[float]],
+        give_up: Callable[[], object],
+        source_interval_s: Callable[[], float],
+        clock: Callable[[], float],
+    ) -> None:
+        self.pace = ServerPace()
+        self.audits = 0
+        self._limits = limits
+        self._under_way = under_way
+        self._give_up = give_up
+        self._source_interval_s = source_interval_s
+        self._clock = clock
         self._changed = asyncio.Event()
+        self._auditing = False
+        self._audit_every_s = FIRST_AUDIT_S
+        self._clear_at: float | None = None
+        self._last_return_at = -math.inf
 
     async def wait_for_room(self) -> None:
         """Return when one more frame may be sent. A cancel leaves nothing behind."""
-        while self._in_flight() >= self.limit:
-            await self.wait_for_return()
+        while (wait_s := self.room_in()) > 0:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(None if math.isinf(wait_s) else wait_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
 
     async def wait_for_return(self) -> None:
         """Return when the next frame comes back or is given up."""
         self._changed.clear()
         await self._changed.wait()
 
-    def returned(self) -> None:
-        """Say that a frame came back or was given up."""
+    def sent(self) -> None:
+        """A frame leaves now."""
+        self.pace.note_sent(self._clock())
+
+    def returned(self, sent_at: float, returned_at: float) -> None:
+        """The frame that was sent at `sent_at` came back at `returned_at`."""
+        self._last_return_at = returned_at
+        self.pace.note_returned(sent_at, returned_at, self._under_way())
         self._changed.set()
+
+    def wake(self) -> None:
+        """What is under way has changed otherwise: look again."""
+        self._changed.set()
+
+    def room_in(self) -> float:
+        """Seconds until there is room; infinity if that takes a return."""
+        under_way = self._under_way()
+        now = self._clock()
+        if self._limits.audited and (audit_ends_in := self._audit(under_way, now)) > 0:
+            return audit_ends_in
+        if len(under_way) < self._limits.always:
+            return 0.0
+        if (
+            len(under_way) >= self._limits.most
+            or not self.pace.is_steady(self._source_interval_s())
+            or self.pace.is_overdue(under_way[0], now)
+        ):
+            return math.inf
+        return self.pace.may_send_at(under_way[0]) - now
+
+    def _audit(self, under_way: Sequence[float], now: float) -> float:
+        """Seconds for which sending has to pause so that everything under way can come back."""
+        if not under_way:
+            if self._auditing:
+                self._end_audit(now, min(LONGEST_AUDIT_S, 2 * self._audit_every_s))
+            self._clear_at = now
+            return 0.0
+        if not self._auditing:
+            if self._clear_at is None or now - self._clear_at < self._audit_every_s:
+                self._clear_at = now if self._clear_at is None else self._clear_at
+                return 0.0
+            self._auditing = True
+            self.audits += 1
+        if math.isinf(self._last_return_at):
+            return math.inf
+        patience_s = max(LEAST_PATIENCE_S, AUDIT_PATIENCE * self.pace.usual_s)
+        if (remaining_s := self._last_return_at + patience_s - now) > 0:
+            return remaining_s
+        self._give_up()
+        self._end_audit(now, AUDIT_S)
+        return 0.0
+
+    def _end_audit(self, now: float, next_after_s: float) -> None:
+        self._auditing = False
+        self._audit_every_s = max(AUDIT_S, next_after_s)
+        self._clear_at = now
 
 
 class OverloadRule:

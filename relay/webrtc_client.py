@@ -21,10 +21,10 @@ from aiortc import (
     RTCSessionDescription,
 )
 
-from relay import aiortc_internals
+from relay import aiortc_internals, pacing
 from relay.codec_executor import CodecExecutor
 from relay.errors import ProcessingError
-from relay.media.access_unit import DecodedFrame
+from relay.media.access_unit import CLOCK_RATE, DecodedFrame
 from relay.media.encoder import VideoEncoder
 from relay.pacing import FlightControl
 from relay.processor import ProcessedUnit
@@ -43,9 +43,6 @@ FIRST_MEDIA_TIMEOUT_S = 10.0
 KEYFRAME_AFTER_S = 0.5
 WATCH_INTERVAL_S = 0.25
 CLOSE_TIMEOUT_S = 0.5
-PASSTHROUGH_FLIGHT = 30
-PROMPT_FLIGHT = 2
-"""ComfyStream holds one frame in work and one waiting (its input queue has one place)."""
 DRAIN_TIMEOUT_S = 0.3
 
 
@@ -87,8 +84,11 @@ class WebRTCClient:
         self._codecs = codecs
         self._make_encoder = make_encoder
         self._flight = FlightControl(
-            PROMPT_FLIGHT if processing else PASSTHROUGH_FLIGHT,
-            lambda: self.ledger.identifier.in_flight,
+            pacing.WORKFLOW if processing else pacing.PASSTHROUGH,
+            self.ledger.identifier.under_way,
+            lambda: self.ledger.give_up_before(float("inf")),
+            lambda: self.ledger.issuer.interval / CLOCK_RATE,
+            time.monotonic,
         )
         self._peer: RTCPeerConnection | None = None
         self._outgoing: VideoStreamTrack | None = None
@@ -244,9 +244,8 @@ class WebRTCClient:
             if silent_s > KEYFRAME_AFTER_S and now - asked_at > KEYFRAME_AFTER_S:
                 asked_at = now
                 await self._incoming.request_keyframe()
-            given_up = self.ledger.give_up_before(now - limit_s / 2)
-            if given_up:
-                self._flight.returned()
+            if self.ledger.give_up_before(now - limit_s / 2):
+                self._flight.wake()
 
     async def _limit_bitrate(self) -> None:
         """Tell the server's encoder its rate with the first packet: it starts at 1 Mbit/s and

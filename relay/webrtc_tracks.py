@@ -68,7 +68,7 @@ class FrameLedger:
 
     def give_up_before(self, sent_at: float) -> int:
         """Stop waiting for frames sent before that time; returns how many there were."""
-        count = self.identifier.forget_sent_before(sent_at)
+        count = self.identifier.give_up_before(sent_at)
         self.abandoned += count
         return count
 
@@ -199,6 +199,7 @@ class VideoStreamTrack(MediaStreamTrack):
         sent = SentFrame(unit.pts, source_pts, frame.arrived_at, self._clock())
         self._ledger.identifier.remember(sent)
         self._ledger.sent.tick()
+        self._flight.sent()
         return unit
 
     def _packet(self, unit: AccessUnit) -> av.Packet[Any]:
@@ -273,13 +274,16 @@ class IncomingVideo:
             return  # a delimiter or parameter sets alone: no picture
         self.last_unit_at = unit.arrived_at
         self._ledger.returned.tick()
-        for hit in self._ledger.identifier.identify(unit.timestamp, unit):
+        hits = self._ledger.identifier.identify(unit.timestamp, unit.arrived_at, unit)
+        for hit in hits:
             self._deliver(hit)
-        self._flight.returned()
+        if not hits:
+            self._flight.wake()
 
     def _deliver(self, hit: Identified) -> None:
         unit, sent = hit.returned, hit.sent
         assert isinstance(unit, AssembledUnit)
+        self._flight.returned(sent.sent_at, unit.arrived_at)
         self._ledger.round_trip.add(unit.arrived_at - sent.sent_at)
         if sent.source_pts is None:
             return  # a repeat of ours: the picture was output already

@@ -14,7 +14,6 @@ All arithmetic on returned stamps is modulo 2^32, the width of an RTP timestamp 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -79,6 +78,11 @@ class StampIssuer:
 class FrameIdentifier:
     """Finds the sent frame that a returned stamp belongs to.
 
+    A server that drops frames inside may keep their labels and give them to later frames, in
+    order (ComfyStream since v0.1.5: output k carries the pts of input k, whatever it shows). Such
+    labels come back after `give_up_before` has taken them for lost; from then on a returned
+    label stands for the oldest frame under way, because the server works in order.
+
     Args:
         capacity: how many sent frames are remembered; older ones can't be identified any more.
         misses_to_resolve_again: after so many returned stamps in a row that fit no sent frame,
@@ -93,14 +97,21 @@ class FrameIdentifier:
         self._misses_in_a_row = 0
         self._misses_to_resolve_again = misses_to_resolve_again
         self._sent: OrderedDict[int, SentFrame] = OrderedDict()
+        self._owed: OrderedDict[int, SentFrame] = OrderedDict()
+        self._fastest_s = float("inf")
         self._offset: int | None = None
         self._candidates: set[int] = set()
-        self._undecided: list[tuple[int, object]] = []
+        self._undecided: list[tuple[int, float, object]] = []
 
     @property
     def resolved(self) -> bool:
         """Whether the server's constant is known."""
         return self._offset is not None
+
+    @property
+    def label_shift(self) -> int:
+        """By how many frames the server's labels lag behind its pictures; 0 when they are right."""
+        return len(self._owed)
 
     @property
     def in_flight(self) -> int:
@@ -112,21 +123,33 @@ class FrameIdentifier:
         """When the oldest frame under way was sent; None if none is."""
         return next(iter(self._sent.values())).sent_at if self.in_flight else None
 
+    def under_way(self) -> list[float]:
+        """When each frame under way was sent, the oldest first."""
+        return [frame.sent_at for frame in self._sent.values()][len(self._undecided) :]
+
     def remember(self, frame: SentFrame) -> None:
         """Note a frame at the moment it is sent."""
         self._sent[frame.stamp % RTP_MODULUS] = frame
         while len(self._sent) > self.capacity:
             self._sent.popitem(last=False)
 
-    def forget_sent_before(self, sent_at: float) -> int:
-        """Give up frames sent before that time; returns how many. They won't be identified."""
+    def give_up_before(self, sent_at: float) -> int:
+        """Take frames sent before that time for dropped by the server; returns how many.
+
+        They are not under way any more, but their labels may still come back on other frames.
+        """
         count = 0
         while self._sent and next(iter(self._sent.values())).sent_at < sent_at:
-            self._sent.popitem(last=False)
+            key, frame = self._sent.popitem(last=False)
+            self._owed[key] = frame
             count += 1
+        while len(self._owed) > self.capacity:
+            self._owed.popitem(last=False)
         return count
 
-    def identify(self, returned_stamp: int, returned: object) -> list[Identified]:
+    def identify(
+        self, returned_stamp: int, returned_at: float, returned: object
+    ) -> list[Identified]:
         """Take one returned frame; give back those whose identity is certain now, in order.
 
         Until the constant is known the list is empty and the frames wait; with the frame that
@@ -136,11 +159,12 @@ class FrameIdentifier:
 
         Args:
             returned_stamp: the RTP timestamp or any unwrapped form of it, 90 kHz.
+            returned_at: when it came, on the clock of `SentFrame.sent_at`.
         """
         returned_stamp %= RTP_MODULUS
         if self._offset is None:
-            return self._narrow(returned_stamp, returned)
-        sent = self._take((returned_stamp + self._offset) % RTP_MODULUS)
+            return self._narrow(returned_stamp, returned_at, returned)
+        sent = self._take((returned_stamp + self._offset) % RTP_MODULUS, returned_at)
         if sent is not None:
             self._misses_in_a_row = 0
             return [Identified(sent, returned)]
@@ -151,8 +175,11 @@ class FrameIdentifier:
             self._offset = None
         return []
 
-    def _narrow(self, returned_stamp: int, returned: object) -> list[Identified]:
-        possible = {(stamp - returned_stamp) % RTP_MODULUS for stamp in self._sent}
+    def _narrow(
+        self, returned_stamp: int, returned_at: float, returned: object
+    ) -> list[Identified]:
+        known = [*self._owed, *self._sent]
+        possible = {(stamp - returned_stamp) % RTP_MODULUS for stamp in known}
         fitting = self._candidates & possible if self._undecided else possible
         if not fitting and self._undecided:
             # Nothing fits them all: start over with what came last.
@@ -163,26 +190,39 @@ class FrameIdentifier:
             self.misses += 1
             return []
         self._candidates = fitting
-        self._undecided.append((returned_stamp, returned))
+        self._undecided.append((returned_stamp, returned_at, returned))
         if len(fitting) > 1 or len(self._undecided) < 2:
             # One frame alone fits anything: even a single candidate would be a guess.
             return []
         (self._offset,) = fitting
         undecided, self._undecided = self._undecided, []
-        return [hit for stamp, item in undecided for hit in self.identify(stamp, item)]
+        return [hit for one in undecided for hit in self.identify(*one)]
 
-    def _take(self, key: int) -> SentFrame | None:
-        frame = self._sent.pop(key, None)
-        if frame is not None:
-            for overtaken in list(self._older_than(frame.stamp)):
-                del self._sent[overtaken]
-        return frame
+    def _take(self, key: int, returned_at: float) -> SentFrame | None:
+        if key in self._sent:
+            # A label under way: everything older was dropped together with its label.
+            self._owed.clear()
+            frame = _pop_through(self._sent, key)
+            self._fastest_s = min(self._fastest_s, returned_at - frame.sent_at)
+            return frame
+        if key not in self._owed:
+            return None
+        labelled = _pop_through(self._owed, key)
+        shown_key, shown = next(iter(self._sent.items()), (0, None))
+        if shown is None or returned_at - shown.sent_at < self._fastest_s / 2:
+            # Nothing under way can be back yet: the frame was only late, the label is right.
+            return labelled
+        del self._sent[shown_key]
+        self._owed[shown_key] = shown
+        return shown
 
-    def _older_than(self, stamp: int) -> Iterator[int]:
-        for key, frame in self._sent.items():
-            if frame.stamp >= stamp:
-                return
-            yield key
+
+def _pop_through(frames: OrderedDict[int, SentFrame], key: int) -> SentFrame:
+    """Remove every frame up to `key`, and return that one."""
+    while True:
+        first, frame = frames.popitem(last=False)
+        if first == key:
+            return frame
 
 
 def _clamp(interval: int) -> int:

@@ -3,23 +3,161 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Callable
 
-from relay.pacing import FlightControl, OverloadRule
+import pytest
+
+from relay.pacing import WORKFLOW, FlightControl, OverloadRule
 
 
 async def test_the_sender_waits_for_room() -> None:
-    """At the limit it waits; a return lets exactly one more go."""
+    """With two under way and nothing known of the server, only a return makes room."""
     under_way = 2
-    flight = FlightControl(2, lambda: under_way)
+    flight = FlightControl(
+        WORKFLOW, lambda: [0.0] * under_way, lambda: None, lambda: 1 / 30, lambda: 1.0
+    )
     waiting = asyncio.create_task(flight.wait_for_room())
     await asyncio.sleep(0)
     assert not waiting.done()
-    flight.returned()
+    flight.wake()
     await asyncio.sleep(0)
     assert not waiting.done(), "woken, but there is still no room"
     under_way = 1
-    flight.returned()
+    flight.returned(0.5, 1.0)
     await waiting
+
+
+class SimulatedServer:
+    """A ComfyStream workflow behind a long way: one frame in work, one waiting, the rest dropped.
+
+    Args:
+        service_s: what the workflow takes per frame, by time.
+        way_s: there, and back again.
+    """
+
+    def __init__(self, service_s: Callable[[float], float], way_s: float) -> None:
+        self.dropped = 0
+        self.lose: set[int] = set()
+        """Which frames, by number, vanish on the way."""
+        self.sent = 0
+        self.returns: list[tuple[float, float]] = []
+        self._service_s = service_s
+        self._way_s = way_s
+        self._waiting: float | None = None
+        self._busy_until = -1.0
+        self._in_work: float | None = None
+        self._arriving: list[tuple[float, float]] = []
+
+    def send(self, now: float) -> None:
+        self.sent += 1
+        if self.sent - 1 in self.lose:
+            return
+        self._arriving.append((now + self._way_s, now))
+
+    def advance(self, now: float) -> None:
+        while True:
+            arrival = self._arriving[0][0] if self._arriving else math.inf
+            done = self._busy_until if self._in_work is not None else math.inf
+            if min(arrival, done) > now:
+                return
+            if done <= arrival:
+                assert self._in_work is not None
+                self.returns.append((done + self._way_s, self._in_work))
+                self._in_work = None
+                if self._waiting is not None:
+                    self._begin(self._waiting, done)
+                    self._waiting = None
+            else:
+                _, sent_at = self._arriving.pop(0)
+                if self._in_work is None:
+                    self._begin(sent_at, arrival)
+                else:
+                    self.dropped += self._waiting is not None
+                    self._waiting = sent_at
+
+    def _begin(self, sent_at: float, now: float) -> None:
+        self._in_work = sent_at
+        self._busy_until = now + self._service_s(now)
+
+
+def simulate(
+    server: SimulatedServer, seconds: float, fps: float = 30.0
+) -> list[tuple[float, float]]:
+    """A live source before `server`, the newest frame sent whenever there is room; returns
+    (returned at, arrived at) of each frame that came back. Steps of a millisecond."""
+    now = 0.0
+    under_way: list[float] = []
+    born: dict[float, float] = {}
+    flight = FlightControl(
+        WORKFLOW, lambda: under_way, under_way.clear, lambda: 1 / fps, lambda: now
+    )
+    newest: float | None = None
+    frames = 0
+    back: list[tuple[float, float]] = []
+    while now < seconds:
+        if frames / fps <= now:
+            newest = now
+            frames += 1
+        server.advance(now)
+        while server.returns and server.returns[0][0] <= now:
+            _, sent_at = server.returns.pop(0)
+            if sent_at not in under_way:
+                continue
+            under_way.remove(sent_at)
+            flight.returned(sent_at, now)
+            back.append((now, born[sent_at]))
+        if newest is not None and flight.room_in() <= 0:
+            under_way.append(now)
+            born[now] = newest
+            newest = None
+            flight.sent()
+            server.send(now)
+        now = round(now + 0.001, 6)
+    return back
+
+
+def rate(back: list[tuple[float, float]], start: float, end: float) -> float:
+    return sum(start <= at < end for at, _ in back) / (end - start)
+
+
+@pytest.mark.parametrize("way_ms", [3, 20, 50, 100])
+@pytest.mark.parametrize("service_ms", [5, 20, 30])
+def test_a_server_that_keeps_up_gets_every_frame(service_ms: int, way_ms: int) -> None:
+    """However long the way, the full rate goes through and nothing is dropped inside."""
+    server = SimulatedServer(lambda _: service_ms / 1000, way_ms / 1000)
+    back = simulate(server, 8)
+    assert server.dropped == 0
+    assert rate(back, 3, 8) == pytest.approx(30, rel=0.04)
+
+
+@pytest.mark.parametrize("way_ms", [3, 20, 50])
+@pytest.mark.parametrize("service_ms", [66, 100, 200])
+def test_a_slow_server_is_kept_busy_and_never_drops(service_ms: int, way_ms: int) -> None:
+    """5, 10 and 15 fps: used to within a tenth, nothing dropped inside, fresh frames only."""
+    server = SimulatedServer(lambda _: service_ms / 1000, way_ms / 1000)
+    back = simulate(server, 10)
+    assert server.dropped == 0
+    assert rate(back, 3, 10) >= 0.9 * 1000 / service_ms
+    ages = [at - born for at, born in back if at > 3]
+    assert max(ages) <= (2 * service_ms + 2 * way_ms + 40) / 1000
+
+
+def test_the_rate_follows_a_server_that_speeds_up_and_slows_down() -> None:
+    """10 fps, then full rate within two seconds, then 10 fps again without a drop."""
+    server = SimulatedServer(lambda now: 0.01 if 4 <= now < 8 else 0.1, 0.02)
+    back = simulate(server, 12)
+    assert rate(back, 6, 8) == pytest.approx(30, rel=0.03)
+    assert rate(back, 10, 12) >= 9
+    assert server.dropped == 0
+
+
+def test_an_audit_finds_what_the_server_dropped() -> None:
+    """Frames that will never come back are given up at the first audit, and sending goes on."""
+    lost = SimulatedServer(lambda _: 0.01, 0.02)
+    lost.lose = {10, 11}
+    back = simulate(lost, 6)
+    assert rate(back, 3, 6) == pytest.approx(30, rel=0.04)
 
 
 def test_a_hiccup_skips_nothing() -> None:

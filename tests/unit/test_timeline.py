@@ -75,7 +75,7 @@ def test_every_identified_frame_is_the_right_one(
         if len(on_the_way) > lag:
             back, stamp_back = on_the_way.pop(0)
             returned += 1
-            hits = pairs(identifier.identify(stamp_back, back))
+            hits = pairs(identifier.identify(stamp_back, float(number), back))
             identified += len(hits)
             assert all(content == name for content, name in hits)
     assert identifier.resolved
@@ -86,19 +86,19 @@ def test_one_returned_frame_alone_is_not_named() -> None:
     """With a single sent frame everything fits; the name waits for a second frame."""
     issuer, identifier = StampIssuer(), FrameIdentifier()
     first = send(issuer, identifier, 0)
-    assert identifier.identify(first + 777, "a") == []
+    assert identifier.identify(first + 777, 0.1, "a") == []
     second = send(issuer, identifier, 1)
-    assert pairs(identifier.identify(second + 777, "b")) == [("a", 0), ("b", 1)]
+    assert pairs(identifier.identify(second + 777, 0.2, "b")) == [("a", 0), ("b", 1)]
 
 
 def test_a_new_origin_is_found_after_a_few_misses() -> None:
     """When the server restarts its stream the frames are named again within a few frames."""
     issuer, identifier = StampIssuer(seed=5), FrameIdentifier(misses_to_resolve_again=3)
     for number in range(10):
-        identifier.identify(send(issuer, identifier, number) + 1000, number)
+        identifier.identify(send(issuer, identifier, number) + 1000, number, number)
     named_after: list[int] = []
     for number in range(10, 20):
-        hits = identifier.identify(send(issuer, identifier, number) + 999_999, number)
+        hits = identifier.identify(send(issuer, identifier, number) + 999_999, number, number)
         assert all(content == name for content, name in pairs(hits))
         named_after += [hit.sent.source_pts or 0 for hit in hits]
     assert named_after == list(range(13, 20))
@@ -109,19 +109,19 @@ def test_a_named_frame_clears_the_older_ones_from_flight() -> None:
     """Frames overtaken by a returned one were dropped by the server and are not waited for."""
     issuer, identifier = StampIssuer(), FrameIdentifier()
     for number in range(2):
-        identifier.identify(send(issuer, identifier, number), number)
+        identifier.identify(send(issuer, identifier, number), number, number)
     stamps = [send(issuer, identifier, number) for number in range(2, 6)]
     assert identifier.in_flight == 4
-    assert pairs(identifier.identify(stamps[2], 4)) == [(4, 4)]
+    assert pairs(identifier.identify(stamps[2], 9.0, 4)) == [(4, 4)]
     assert identifier.in_flight == 1
 
 
 def test_frames_too_long_away_are_given_up() -> None:
-    """`forget_sent_before` frees their place in flight, and only theirs."""
+    """`give_up_before` frees their place in flight, and only theirs."""
     issuer, identifier = StampIssuer(), FrameIdentifier()
     for number in range(5):
         send(issuer, identifier, number)
-    assert identifier.forget_sent_before(3.0) == 3
+    assert identifier.give_up_before(3.0) == 3
     assert identifier.in_flight == 2
 
 
@@ -132,3 +132,43 @@ def test_memory_is_bounded(capacity: int) -> None:
     for number in range(capacity * 2):
         send(issuer, identifier, number)
     assert identifier.in_flight == capacity
+
+
+def mispairing_server(drops: set[int]) -> tuple[FrameIdentifier, list[tuple[int, int]]]:
+    """Frames 0.. sent one at a time, each returned before the next, some dropped inside while
+    their labels stay in the server's line. Returns what was shown against what it was named."""
+    issuer, identifier = StampIssuer(seed=3), FrameIdentifier()
+    labels: list[int] = []
+    named: list[tuple[int, int]] = []
+    for number in range(60):
+        sent_at = number / 30
+        stamp = issuer.issue()
+        identifier.remember(SentFrame(stamp, number, 0.0, sent_at))
+        labels.append(stamp)
+        if number in drops:
+            identifier.give_up_before(sent_at + 0.01)  # what the stall watch does
+            continue
+        hits = identifier.identify(labels.pop(0) + 5000, sent_at + 0.02, number)
+        named += [(hit.returned, hit.sent.source_pts) for hit in hits]  # type: ignore[misc]
+    return identifier, named
+
+
+@pytest.mark.parametrize("drops", [set(), {10}, {10, 11, 30}, {20, 21, 22, 23, 50}])
+def test_labels_that_lag_behind_dropped_frames_are_seen_through(drops: set[int]) -> None:
+    """A server that keeps the labels of dropped frames: still every frame gets its own time."""
+    identifier, named = mispairing_server(drops)
+    assert len(named) == 60 - len(drops)
+    assert all(shown == name for shown, name in named)
+    assert identifier.label_shift == len(drops)
+
+
+def test_a_frame_that_was_only_late_keeps_its_label() -> None:
+    """Given up, then back with nothing else under way: it is itself, and the shift is gone."""
+    issuer, identifier = StampIssuer(), FrameIdentifier()
+    for number in range(3):
+        identifier.identify(send(issuer, identifier, number), number + 0.02, number)
+    late = send(issuer, identifier, 3)
+    assert identifier.give_up_before(3.5) == 1
+    assert pairs(identifier.identify(late, 5.0, 3)) == [(3, 3)]
+    assert identifier.label_shift == 0
+    assert pairs(identifier.identify(send(issuer, identifier, 4), 5.1, 4)) == [(4, 4)]
