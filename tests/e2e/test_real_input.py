@@ -112,7 +112,7 @@ def assert_clean(data: bytes, path: Path, frames: int | None) -> None:
     if frames is not None:
         assert int(probe.stdout.split()[0].strip(",")) == frames
     decode = subprocess.run(
-        f"ffmpeg -v warning -i {path} -map 0 -f null -".split(),
+        f"ffmpeg -v warning -i {path} -map 0 -enc_time_base -1 -f null -".split(),
         capture_output=True,
         text=True,
         check=True,
