@@ -208,6 +208,27 @@ def test_a_packet_with_the_transport_error_bit_is_not_used() -> None:
     assert demuxer.stats.transport_errors == 1
 
 
+def test_a_bad_last_packet_shows_even_at_the_end_of_a_segment() -> None:
+    """Where no further packet's counter could tell."""
+    writer, demuxer = PacketWriter(), TsDemuxer()
+    body = bytearray(writer.pes(VIDEO_PID, pes(idr(300), 0)))
+    body[-187] |= 0x80
+    demuxer.feed(writer.tables(VIDEO) + bytes(body), 0.0)
+    (unit,) = demuxer.segment_boundary(0.0)
+    assert unit.damaged
+
+
+def test_garbage_inside_a_unit_damages_it() -> None:
+    """Though the counters go on as if nothing had been lost."""
+    writer, demuxer = PacketWriter(), TsDemuxer()
+    head = writer.tables(VIDEO)
+    body = writer.pes(VIDEO_PID, pes(idr(900), 0))
+    units = demuxer.feed(head + body[:376] + b"garbage" + body[376:], 0.0)
+    units += demuxer.segment_boundary(0.0)
+    assert [u.damaged for u in units] == [True]
+    assert demuxer.stats.continuity_errors == 0
+
+
 def test_a_segment_cut_off_in_a_packet_gives_a_damaged_unit_and_the_next_is_clean() -> None:
     """The partial packet is dropped, and does not spoil the segment that follows."""
     demuxer = TsDemuxer()
@@ -218,7 +239,7 @@ def test_a_segment_cut_off_in_a_packet_gives_a_damaged_unit_and_the_next_is_clea
     assert cut.damaged
     assert demuxer.stats.skipped_bytes == 88
     again = TsMuxer(H264)
-    second = again.begin_segment() + again.mux(video_unit(3000, idr(900), keyframe=True))
+    second = again.begin_segment() * 3 + again.mux(video_unit(3000, idr(900), keyframe=True))
     (unit,) = demuxer.feed(second, 3.0)
     assert not unit.damaged
     assert demuxer.stats.continuity_errors == 0
@@ -353,9 +374,12 @@ def test_several_pictures_in_one_pes_are_cut_apart() -> None:
     data += writer.pes(VIDEO_PID, pes(picture(), 3600, bounded=True))
     three = picture(10, 1) + picture(20, 2) + picture(30, 3)
     data += writer.pes(VIDEO_PID, pes(three, 7200, bounded=True))
-    data += writer.pes(VIDEO_PID, pes(picture(), 18_000, bounded=True))
+    data += writer.pes(VIDEO_PID, pes(picture(), None, bounded=True))
+    data += writer.pes(VIDEO_PID, pes(picture(), 21_600, bounded=True))
+    data += writer.pes(VIDEO_PID, pes(picture(), None, bounded=True))
     units = demux(data)
-    assert [u.pts for u in units] == [0, 3600, 7200, 10_800, 14_400, 18_000]
+    assert [u.pts for u in units] == [3600 * n for n in range(8)]
+    assert [u.dts for u in units] == [3600 * n for n in range(8)]
     assert b"".join(u.data for u in units[2:5]) == three
 
 
@@ -476,3 +500,9 @@ def test_fields_in_pes_packets_of_their_own_are_joined(second_has_pts: bool) -> 
     assert [u.pts for u in found[2:]] == [3600, 7200, 10_800]
     assert found[2].data == field_of_frame(1, bottom=False) + field_of_frame(1, bottom=True)
     assert not any(u.damaged for u in found)
+    if second_has_pts:
+        return
+    late = pes(field_of_frame(9, bottom=False), None, bounded=True)
+    later = pes(field_of_frame(9, bottom=True), None, bounded=True)
+    (unit,) = demuxer.feed(writer.pes(VIDEO_PID, late) + writer.pes(VIDEO_PID, later), 9.0)
+    assert (unit.pts, unit.dts) == (14_400, 14_400)

@@ -160,6 +160,15 @@ def test_a_pes_shorter_than_its_length_is_damaged() -> None:
     assert unit.damaged
 
 
+def test_an_unbounded_pes_cut_off_in_a_packet_is_damaged() -> None:
+    """Nothing but the partial packet tells that its end is missing."""
+    for truncated in (False, True):
+        reader, writer = Reader(), PacketWriter()
+        assert reader.feed(writer.pes(VIDEO_PID, pes(b"a" * (184 * 3 - 14), 1))) == []
+        (unit,) = reader.end(truncated=truncated)
+        assert unit.damaged is truncated
+
+
 def test_counters_may_start_anew_after_a_boundary() -> None:
     """A segment muxed on its own is no loss."""
     reader = Reader()
@@ -234,6 +243,16 @@ def test_a_header_over_two_packets_is_read() -> None:
     rest = writer.pes(VIDEO_PID, data[11:])
     (unit,) = reader.feed(stream + rest.replace(b"\x47\x41", b"\x47\x01", 1))
     assert (unit.payload, unit.pts, unit.damaged) == (b"a" * 300, 7, False)
+
+
+def test_a_length_that_comes_with_the_second_packet_is_read() -> None:
+    """Also when the packets after it are full and plain."""
+    reader, writer = Reader(), PacketWriter()
+    data = pes(b"a" * (4 * 184 - 14 + 3), 7, bounded=True)
+    stream = writer.stuffed(VIDEO_PID, data[:3], starts=True)
+    stream += b"".join(writer.packet(VIDEO_PID, data[n : n + 184]) for n in range(3, 739, 184))
+    (unit,) = reader.feed(stream)
+    assert unit.payload == data[14:]
 
 
 @pytest.mark.parametrize(

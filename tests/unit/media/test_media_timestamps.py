@@ -40,10 +40,12 @@ def test_a_restart_at_zero_is_the_jump_back_that_it_is() -> None:
 
 def test_one_wild_timestamp_does_not_move_what_follows() -> None:
     """A flipped high bit is handed out, not believed; two that agree are."""
-    wild = (1 << 32) + 5_000
+    wild = (1 << 32) + 1_000  # believed, it would put what follows 2^33 lower
     result = unwrapped(1000, 4000, wild + 4000, 7000, 10_000)
     assert result[:2] == [1000, 4000]
     assert result[3:] == [7000, 10_000]
+    steps = [0, 10 * HOUR, 10 * HOUR + 1, 20 * HOUR, 20 * HOUR + 1, 30 * HOUR, 30 * HOUR + 1]
+    assert unwrapped(*steps) == steps
     jump = 2 * HOUR
     assert unwrapped(1000, jump, jump + 3000, jump + 6000) == [1000, jump, jump + 3000, jump + 6000]
 
