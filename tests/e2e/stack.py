@@ -147,6 +147,34 @@ class Stack:
         return status
 
 
+def assert_every_frame_once_with_its_time(
+    viewer: Viewer,
+    pts_of: Callable[[int], int],
+    last: int,
+    status: dict[str, Any],
+    server: dict[str, Any],
+) -> None:
+    """None twice, none out of order, none missing from the first seen to `last`, each with its
+    source pts. A machine that stalls may cost frames, and then they must be accounted for:
+    skipped by the relay and counted by it, or dropped in the server (which then mislabels what
+    follows, until the relay's next audit) and counted by that.
+
+    Args:
+        pts_of: the source's pts of a frame number.
+        status: the session's.
+        server: the stand-in's state.
+    """
+    numbers = [frame.number for frame in viewer.frames if frame.number is not None]
+    assert len(numbers) == len(viewer.frames), "a picture can't be read"
+    assert numbers == sorted(set(numbers))
+    dropped_inside = server["frames"]["replaced"]
+    mistimed = [f for f in viewer.frames if f.number is not None and f.pts != pts_of(f.number)]
+    assert dropped_inside or not mistimed, mistimed
+    missing = set(range(numbers[0], last + 1)) - set(numbers)
+    skipped = status["frames_dropped"].get("decoded_frames", {}).get("server_busy", 0)
+    assert len(missing) <= skipped + dropped_inside, (missing, status["frames_dropped"])
+
+
 @asynccontextmanager
 async def running_stack(*standin_arguments: str, **settings: Any) -> AsyncIterator[Stack]:
     """Trickle server and relay in this process, the stand-in in its own."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.process_cost import cpu_seconds, peak_memory_mib
+from bench.process_cost import cpu_seconds, peak_memory_mb
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -54,7 +54,7 @@ async def test_it_measures_one_session(tmp_path: Path) -> None:
     assert video["mislabelled"] == video["inverted"] == 0
     assert 0 < delay["p50"] <= delay["p95"] <= delay["p99"] <= delay["p100"]
     assert run["round_trip_ms"]["p50"] > 0
-    assert 0 < run["idle_memory_mib"] <= run["peak_memory_mib"]
+    assert 0 < run["idle_memory_mb"] <= run["peak_memory_mb"]
     assert run["cpu_s_per_s"] > 0
     assert written["options"]["fps"] == "30"
 
@@ -77,4 +77,4 @@ def test_cost_is_read_of_the_right_process() -> None:
     while time.process_time() < deadline:
         sum(range(1000))
     assert cpu_seconds(os.getpid()) - before >= 0.08
-    assert 10 < peak_memory_mib(os.getpid()) < 10_000
+    assert 10 < peak_memory_mb(os.getpid()) < 10_000
