@@ -15,9 +15,9 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
-def peak_memory_mib(pid: int) -> float:
-    """The largest resident set the process had, in MiB (proc(5), status, VmHWM)."""
+def peak_memory_mb(pid: int) -> float:
+    """The largest resident set the process had, in MB, 10^6 bytes (proc(5), status, VmHWM)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
+            return int(line.split()[1]) * 1024 / 1_000_000
     raise ProcessLookupError(pid)

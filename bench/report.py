@@ -44,6 +44,10 @@ def _wrong_time(result: RunResult) -> int:
     return int(result.video["foreign"] + result.video["mislabelled"])
 
 
+def _session_memory(result: RunResult) -> float:
+    return result.peak_memory_mb - result.idle_memory_mb
+
+
 FIGURES = (
     Figure("added delay p50", "ms", lambda r: _delay(r, "p50"), 12),
     Figure("added delay p95", "ms", lambda r: _delay(r, "p95")),
@@ -64,8 +68,9 @@ FIGURES = (
     Figure("first processed frame after start", "ms", lambda r: r.first_frame_ms, 400, digits=0),
     Figure("relay CPU a second of media", "s", lambda r: r.cpu_s_per_s, digits=3),
     Figure("relay CPU a frame", "ms", lambda r: r.cpu_ms_per_frame, 5, digits=2),
-    Figure("relay memory, idle", "MiB", lambda r: r.idle_memory_mib, 100),
-    Figure("relay memory, peak", "MiB", lambda r: r.peak_memory_mib, 120),
+    Figure("for scale: decode + encode, alone", "ms", lambda r: r.codec_cpu_ms, digits=2),
+    Figure("relay memory, idle", "MB", lambda r: r.idle_memory_mb, 100),
+    Figure("relay memory, added by its first session", "MB", _session_memory, 20),
 )
 
 
@@ -76,7 +81,7 @@ def table(results: Sequence[RunResult], *, goals: bool) -> str:
         value = middle(figure, results)
         if value is None:
             continue
-        line = f"  {figure.name:<34}{shown(value, figure):>10} {figure.unit:<4}"
+        line = f"  {figure.name:<44}{shown(value, figure):>10} {figure.unit:<4}"
         if goals and figure.goal is not None:
             reached = "reached" if value <= figure.goal else "missed"
             line += f"  goal <= {figure.goal:g} {figure.unit}".ljust(19) + reached
@@ -86,14 +91,14 @@ def table(results: Sequence[RunResult], *, goals: bool) -> str:
 
 def comparison(before: Sequence[RunResult], after: Sequence[RunResult]) -> str:
     """Two settings side by side, and the ratio of the second to the first."""
-    lines = [f"  {'':<34}{'A':>10}{'B':>10}{'B/A':>8}"]
+    lines = [f"  {'':<44}{'A':>10}{'B':>10}{'B/A':>8}"]
     for figure in FIGURES:
         a, b = middle(figure, before), middle(figure, after)
         if a is None or b is None:
             continue
         ratio = f"{b / a:8.2f}" if a > 0 and b > 0 else " " * 8
         values = f"{shown(a, figure):>10}{shown(b, figure):>10}"
-        lines.append(f"  {figure.name:<34}{values}{ratio}  {figure.unit}".rstrip())
+        lines.append(f"  {figure.name:<44}{values}{ratio}  {figure.unit}".rstrip())
     return "\n".join(lines)
 
 

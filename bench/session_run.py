@@ -14,7 +14,8 @@ from typing import Any
 
 import aiohttp
 
-from bench.process_cost import cpu_seconds, peak_memory_mib
+from bench.calibration import codec_cpu_ms
+from bench.process_cost import cpu_seconds, peak_memory_mb
 from demo.child_process import Child, ChildError
 from demo.start_session import INVERT
 from relay.tasks import cancel_and_wait
@@ -56,13 +57,16 @@ class RunResult:
     cpu_s_per_s: float
     """CPU seconds of the relay process for a second of media."""
     cpu_ms_per_frame: float
-    idle_memory_mib: float
-    peak_memory_mib: float
+    idle_memory_mb: float
+    peak_memory_mb: float
     first_frame_ms: float
     """From POST /session/start to the last byte of the first processed frame."""
     round_trip_ms: dict[str, float] | None
     """The ComfyStream hop alone, as the relay counts it."""
     frames_dropped: dict[str, Any]
+    """By the relay, from the session's start, by queue and reason."""
+    codec_cpu_ms: float
+    """Decoding and encoding one picture, alone, on this machine just now."""
 
 
 async def measure(options: RunOptions) -> RunResult:
@@ -94,11 +98,12 @@ class _Run:
 
     async def measure(self) -> RunResult:
         options = self._options
+        codec_ms = await asyncio.to_thread(codec_cpu_ms, options.width, options.height)
         async with asyncio.timeout(START_TIMEOUT_S):
             trickle_url = await self._start_trickle()
             comfystream_url = await self._start_comfystream()
             relay, relay_url = await self._start_relay()
-            idle_memory = peak_memory_mib(relay.pid)
+            idle_memory = peak_memory_mb(relay.pid)
             input_url, output_url = f"{trickle_url}/live", f"{trickle_url}/live-processed"
             await self._start_source(input_url)
             probe = await self._start_probe(input_url, output_url)
@@ -119,7 +124,7 @@ class _Run:
             result = await probe.event()
             cpu_s, elapsed_s = cpu_seconds(relay.pid) - cpu_before, time.monotonic() - began
         session = await self._status(relay_url, session_id)
-        peak_memory = peak_memory_mib(relay.pid)
+        peak_memory = peak_memory_mb(relay.pid)
         shown = await self._result_of(players) if players else None
         async with self._http.delete(f"{relay_url}/session/{session_id}"):
             pass
@@ -132,11 +137,12 @@ class _Run:
             players=shown,
             cpu_s_per_s=round(cpu_s_per_s, 4),
             cpu_ms_per_frame=round(cpu_s * 1000 / max(1, result["video"]["delivered"]), 3),
-            idle_memory_mib=round(idle_memory, 1),
-            peak_memory_mib=round(peak_memory, 1),
+            idle_memory_mb=round(idle_memory, 1),
+            peak_memory_mb=round(peak_memory, 1),
             first_frame_ms=round((first["at"] - asked_at) * 1000, 1),
             round_trip_ms=session["processing"].get("round_trip_ms"),
             frames_dropped=session.get("frames_dropped", {}),
+            codec_cpu_ms=round(codec_ms, 3),
         )
 
     async def _start_trickle(self) -> str:

@@ -105,7 +105,12 @@ class Demo:
             await cancel_and_wait([starting, stopping])
 
     async def _start_parts(self) -> None:
-        await asyncio.gather(self._start_comfystream(), self._start_relay())
+        try:
+            async with asyncio.TaskGroup() as servers:
+                servers.create_task(self._start_comfystream())
+                servers.create_task(self._start_relay())
+        except* ChildError as errors:
+            raise errors.exceptions[0] from None
         self._watch_over(self._probe.run())
         await self._start_source()
         await self._start_session()
