@@ -125,7 +125,7 @@ class TsMuxer:
             adaptation = _clock_reference(unit.dts - PCR_LEAD)
         if flags:
             adaptation = bytes((flags,)) + adaptation
-        header = _pes_header(stream_id, unit.pts, unit.dts, len(data))
+        header = _pes_header(stream_id, unit.pts, unit.dts, len(data), aligned=pid == VIDEO_PID)
         return tables + self._pes_packets(pid, adaptation, header + data)
 
     def _is_new_time_line(self, dts: int) -> bool:
@@ -201,8 +201,12 @@ def _adaptation_stuffing(size: int) -> bytes:
     return bytes((size - 1, 0)) + _STUFFING[: size - 2]
 
 
-def _pes_header(stream_id: int, pts: int, dts: int, size: int) -> bytes:
-    """A PES header for `size` bytes of payload (2.4.3.6), data_alignment_indicator set."""
+def _pes_header(stream_id: int, pts: int, dts: int, size: int, *, aligned: bool) -> bytes:
+    """A PES header for `size` bytes of payload (2.4.3.6).
+
+    Args:
+        aligned: the payload begins with an access unit; copied audio may begin anywhere.
+    """
     if pts == dts:
         flags, times = 0x80, _timestamp(0x2, pts)
     else:
@@ -210,7 +214,12 @@ def _pes_header(stream_id: int, pts: int, dts: int, size: int) -> bytes:
     length = 3 + len(times) + size
     if length > 0xFFFF:
         length = 0  # 2.4.3.7: unbounded
-    return struct.pack(">IHBBB", 0x100 | stream_id, length, 0x84, flags, len(times)) + times
+    return (
+        struct.pack(
+            ">IHBBB", 0x100 | stream_id, length, 0x84 if aligned else 0x80, flags, len(times)
+        )
+        + times
+    )
 
 
 def _timestamp(prefix: int, ticks: int) -> bytes:

@@ -233,13 +233,14 @@ def test_a_segment_cut_off_in_a_packet_gives_a_damaged_unit_and_the_next_is_clea
     """The partial packet is dropped, and does not spoil the segment that follows."""
     demuxer = TsDemuxer()
     muxer = TsMuxer(H264)
-    first = muxer.begin_segment() + muxer.mux(video_unit(0, idr(900), keyframe=True))
+    first = muxer.begin_segment() + muxer.begin_segment()
+    first += muxer.mux(video_unit(0, idr(900), keyframe=True))
     assert demuxer.feed(first[:-100], 1.0) == []
     (cut,) = demuxer.segment_boundary(2.0)
     assert cut.damaged
     assert demuxer.stats.skipped_bytes == 88
     again = TsMuxer(H264)
-    second = again.begin_segment() * 3 + again.mux(video_unit(3000, idr(900), keyframe=True))
+    second = again.begin_segment() + again.mux(video_unit(3000, idr(900), keyframe=True))
     (unit,) = demuxer.feed(second, 3.0)
     assert not unit.damaged
     assert demuxer.stats.continuity_errors == 0
