@@ -7,13 +7,14 @@ tests/integration/test_standin_faults.py fails when an upgrade renames any of th
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
 import aioice.ice
 import aiortc.rtcrtpsender
-from aiortc import RTCDtlsTransport, RTCRtpSender
+from aiortc import RTCDtlsTransport, RTCPeerConnection, RTCRtpSender
 from aiortc.codecs import h264
 
 COMFYSTREAM_BITRATE = 2_000_000
@@ -89,6 +90,20 @@ def consent_expired(transport: RTCDtlsTransport) -> bool:
     """
     # aioice drops its own consent task only when that task gives up.
     return transport.transport._connection._query_consent_task is None
+
+
+def connecting_tasks(connection: RTCPeerConnection) -> list[asyncio.Task[None]]:
+    """The tasks in which aiortc connects, which it keeps no hold of.
+
+    One that is between two of aioice's checks when the connection closes goes on for 20 ms.
+    """
+    code = RTCPeerConnection._RTCPeerConnection__connect.__code__
+    return [
+        task
+        for task in asyncio.all_tasks()
+        if getattr(task.get_coro(), "cr_code", None) is code
+        and task.get_coro().cr_frame.f_locals.get("self") is connection
+    ]
 
 
 @contextlib.contextmanager

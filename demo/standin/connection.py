@@ -100,6 +100,8 @@ class Connection:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._pc.close()
+                if connecting := aiortc_internals.connecting_tasks(self._pc):
+                    await asyncio.wait(connecting)
         await cancel_and_wait(self._tasks)
 
     def report(self) -> dict[str, Any]:

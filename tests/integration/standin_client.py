@@ -152,6 +152,7 @@ class Client:
         self.connected = asyncio.Event()
         self.closed = asyncio.Event()
         self._arrived = asyncio.Event()
+        self._sent_in_step = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = asyncio.Event()
         self.pc.on("track", self._on_track)
@@ -198,18 +199,29 @@ class Client:
         self.control.send(text)
 
     async def send_in_step(self, numbers: Sequence[int], pts: Sequence[int]) -> None:
-        """Send pictures with three under way at most, so that the server drops none.
+        """Send pictures one by one, so that the server never holds two and drops none.
 
-        One waits in each jitter buffer for the first packet of the next. The first two leave at
-        the pace of a camera, since nothing that returns tells when they arrived.
+        A picture is let out of a jitter buffer by the first packet of the next: what returns for
+        the first picture shows as packets after the second was sent, and from the third on every
+        picture sent brings one back. Two stay under way, one in each jitter buffer.
         """
-        for index, (number, stamp) in enumerate(zip(numbers, pts, strict=True)):
+        for number, stamp in zip(numbers, pts, strict=True):
             before = len(self.pictures)
             self.video.send(number, stamp)
-            if index < 2:
-                await asyncio.sleep(1 / 60)
-            else:
+            self._sent_in_step += 1
+            if self._sent_in_step == 2:
+                await self._first_packet()
+            elif self._sent_in_step > 2:
                 await self.wait_pictures(before + 1)
+
+    async def _first_packet(self) -> None:
+        receiver = next(r for r in self.pc.getReceivers() if r.track.kind == "video")
+        async with asyncio.timeout(TIMEOUT_S):
+            while True:
+                for report in (await receiver.getStats()).values():
+                    if report.type == "inbound-rtp" and report.packetsReceived:
+                        return
+                await asyncio.sleep(0.002)
 
     async def stream(self, numbers: Sequence[int], fps: float = 30.0) -> None:
         """Send pictures at a rate, whatever comes back."""
