@@ -27,9 +27,10 @@ AUDIT_S = 5.0
 LONGEST_AUDIT_S = 40.0
 """How long the way may be busy without a break before it is audited: soon after the start, where
 drops are likeliest, then ever more rarely as long as nothing is found."""
-AUDIT_PATIENCE = 1.5
-"""Usual round trips without a return after which nothing more will come."""
-LEAST_PATIENCE_S = 0.1
+AUDIT_PATIENCE = 2.5
+"""Usual round trips without a return after which nothing more will come. Generous: it is waited
+out only if frames are missing indeed, and giving up one that was only late mislabels others."""
+LEAST_PATIENCE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ def assert_clean(data: bytes, path: Path, frames: int | None) -> None:
     path.write_bytes(data)
     count = "-count_frames -select_streams v -show_entries stream=nb_read_frames -of csv=p=0"
     probe = subprocess.run(
-        f"ffprobe -v warning {count} {path}".split(),
+        f"ffprobe -v warning -f mpegts {count} {path}".split(),
         capture_output=True,
         text=True,
         check=True,
@@ -114,7 +114,7 @@ def assert_clean(data: bytes, path: Path, frames: int | None) -> None:
     if frames is not None:
         assert int(probe.stdout.split()[0].strip(",")) == frames
     decode = subprocess.run(
-        f"ffmpeg -v warning -i {path} -map 0 -fps_mode passthrough -enc_time_base -1 -f null -".split(),
+        f"ffmpeg -v warning -f mpegts -i {path} -map 0 -fps_mode passthrough -enc_time_base -1 -f null -".split(),
         capture_output=True,
         text=True,
         check=True,
