@@ -99,8 +99,9 @@ def summary_lines(summary: TallySummary, audio: TallySummary, *, numbered: bool)
         f" {summary.foreign} with a timestamp the input does not have",
     ]
     if numbered:
+        compared = summary.verified + summary.mislabelled + summary.unreadable
         lines.append(
-            f"content  {summary.verified} pictures compared by the number drawn in them:"
+            f"content  {compared} pictures compared by the number drawn in them:"
             f" {summary.inverted} inverted, {summary.mislabelled} under the wrong timestamp,"
             f" {summary.unreadable} unreadable"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,7 +17,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FREE_PORTS = {"DEMO_TRICKLE_PORT": "0", "DEMO_COMFYSTREAM_PORT": "0", "DEMO_RELAY_PORT": "0"}
-END_TIMEOUT_S = 5.0
+END_TIMEOUT_S = 8.0
+"""It takes about one second; up to three if nothing answers; a busy machine stretches that."""
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -87,13 +89,22 @@ async def test_it_ends_by_itself_and_every_picture_was_inverted() -> None:
     assert "active, connected" in lines[-1]
     assert "fps" in lines[-1]
     content = next(line for line in text.splitlines() if line.startswith("content"))
-    compared = content.split()[1]
-    assert int(compared) > 30
-    assert f"{compared} inverted, 0 under the wrong timestamp, 0 unreadable" in content
+    compared, inverted, wrong, unreadable = (int(text) for text in re.findall(r"\d+", content))
+    assert compared > 30
+    assert inverted == compared - wrong
+    assert unreadable == 0
+
+
+async def test_without_a_processed_frame_it_fails() -> None:
+    """Over before the first frame can be out: exit code 1, and it says what was missing."""
+    async with demo(DEMO_SECONDS="0.001") as process:
+        _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert errors.decode().startswith("demo: no processed frame reached the output channel")
 
 
 async def test_a_file_plays_and_ctrl_c_ends_everything(tmp_path: Path) -> None:
-    """INPUT plays a file; SIGINT ends the demo and its children within three seconds or so."""
+    """INPUT plays a file; SIGINT ends the demo and all its children, with a summary."""
     clip = make_clip(tmp_path)
     async with demo(INPUT=str(clip)) as process:
         assert process.stdout is not None
