@@ -173,6 +173,7 @@ def test_a_stream_joined_in_the_middle_starts_with_its_next_keyframe(name: str) 
     items = decoder.feed(tables + data[middle:], 0.0) + decoder.end_segment(0.0)
     frames = [i.pts for i in items if isinstance(i, DecodedFrame)]
     frames += [frame.pts for frame in decoder.flush()]
+    assert decoder.decode_errors == 0
     decoder.close()
     keyframes = [u.pts for u in of(demux(tables + data[middle:]), MediaKind.VIDEO) if u.keyframe]
     everything = sorted(u.pts for u in of(demux(data), MediaKind.VIDEO))
