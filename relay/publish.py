@@ -8,6 +8,7 @@ without a trace.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from relay.media.access_unit import MediaKind
 from relay.media.segment_encoder import SegmentChunk
 from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
 from relay.stats import DelayMeter, RateMeter
+from relay.tasks import cancel_and_wait
 from relay.trickle.errors import SegmentLostError
 from relay.trickle.publisher import TricklePublisher
 
@@ -74,12 +76,28 @@ class Publish:
         Raises:
             TrickleError: the output channel is gone, or refuses us.
         """
-        async with self._publisher:
-            try:
+        try:
+            if await self._start():
                 while True:
                     await self._publish(await self._segments.get())
-            except QueueClosed:
-                pass
+        except QueueClosed:
+            pass
+        finally:
+            await self._publisher.aclose()
+
+    async def _start(self) -> bool:
+        """Open the channel, as long as there is something to publish; says whether it is open."""
+        opening = asyncio.ensure_future(self._publisher.start())
+        over = asyncio.ensure_future(self._segments.wait_closed())
+        try:
+            await asyncio.wait({opening, over}, return_when=asyncio.FIRST_COMPLETED)
+            if opening.done():
+                opening.result()
+                return True
+            self._segments.clear("output_unreachable")
+            return False
+        finally:
+            await cancel_and_wait([opening, over])
 
     async def _publish(self, segment: OutputSegment) -> None:
         try:

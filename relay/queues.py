@@ -50,14 +50,18 @@ class MediaQueue(Generic[T]):
         self._items: deque[T] = deque()
         self._getters: deque[asyncio.Future[None]] = deque()
         self._putters: deque[asyncio.Future[None]] = deque()
-        self._closed = False
+        self._closed = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._items)
 
     @property
     def closed(self) -> bool:
-        return self._closed
+        return self._closed.is_set()
+
+    async def wait_closed(self) -> None:
+        """Return when the queue takes no more; there may be items left in it."""
+        await self._closed.wait()
 
     def put_nowait(self, item: T) -> bool:
         """Append without waiting.
@@ -70,7 +74,7 @@ class MediaQueue(Generic[T]):
             QueueClosed: the queue takes no more.
             asyncio.QueueFull: it is full and its policy is to wait; use `put`.
         """
-        if self._closed:
+        if self.closed:
             raise QueueClosed(self.name)
         kept_all = True
         if len(self._items) >= self.capacity:
@@ -91,7 +95,7 @@ class MediaQueue(Generic[T]):
         while (
             self.policy is OverflowPolicy.WAIT
             and len(self._items) >= self.capacity
-            and not self._closed
+            and not self.closed
         ):
             await self._park(self._putters)
         return self.put_nowait(item)
@@ -103,7 +107,7 @@ class MediaQueue(Generic[T]):
             QueueClosed: the queue is closed and everything in it was delivered.
         """
         while not self._items:
-            if self._closed:
+            if self.closed:
                 raise QueueClosed(self.name)
             await self._park(self._getters)
         return self._take()
@@ -117,7 +121,7 @@ class MediaQueue(Generic[T]):
         """
         if self._items:
             return self._take()
-        if self._closed:
+        if self.closed:
             raise QueueClosed(self.name)
         raise asyncio.QueueEmpty(self.name)
 
@@ -145,7 +149,7 @@ class MediaQueue(Generic[T]):
 
     def close(self) -> None:
         """Take no more; readers get what is left, then QueueClosed. Idempotent."""
-        self._closed = True
+        self._closed.set()
         _wake_all(self._getters)
         _wake_all(self._putters)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import structlog
 
 from demo.live_publisher import publish_live
 from demo.test_pattern import PatternOptions, generate
@@ -57,6 +58,20 @@ async def test_an_input_that_never_comes_ends_the_session_with_that_reason() -> 
         session = await stack.start("nobody")
         status = await stack.wait_for_status(session, lambda s: s["status"] == "stopped")
         assert status["end_reason"] == "input_timeout"
+
+
+@pytest.mark.timeout(60)
+async def test_a_session_whose_output_can_not_be_reached_stops_at_once() -> None:
+    """DELETE does not wait for an output server that is not there."""
+    options = PatternOptions(frames=900, plain=True, audio=False)
+    nowhere = f"http://127.0.0.1:{free_port()}/out"
+    with structlog.testing.capture_logs() as logs:
+        async with running_stack() as stack:
+            async with in_background(publish_live(stack.channel("camera"), generate(options))):
+                session = await stack.start("camera", output_stream_url=nowhere)
+                await stack.wait_for_status(session, lambda s: s["status"] == "active")
+                assert (await stack.call("DELETE", f"/session/{session}"))[0] == 200
+    assert not [entry for entry in logs if entry["event"] == "session.stop_timeout"]
 
 
 @pytest.mark.timeout(60)

@@ -113,8 +113,9 @@ def assert_clean(data: bytes, path: Path, frames: int | None) -> None:
     assert probe.stderr == ""
     if frames is not None:
         assert int(probe.stdout.split()[0].strip(",")) == frames
+    as_it_is = "-fps_mode passthrough -enc_time_base -1"
     decode = subprocess.run(
-        f"ffmpeg -v warning -f mpegts -i {path} -map 0 -fps_mode passthrough -enc_time_base -1 -f null -".split(),
+        f"ffmpeg -v warning -f mpegts -i {path} -map 0 {as_it_is} -f null -".split(),
         capture_output=True,
         text=True,
         check=True,
