@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -93,9 +94,7 @@ class Child:
 
     def ask_to_end(self) -> None:
         """SIGTERM, without waiting."""
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
+        self._signal(signal.SIGTERM)
 
     async def stop(self, timeout_s: float = 2.0) -> None:
         """SIGTERM, and SIGKILL if that has not ended it in time. Idempotent."""
@@ -108,9 +107,15 @@ class Child:
                 async with asyncio.timeout(timeout_s):
                     await process.wait()
             except TimeoutError:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
+                self._signal(signal.SIGKILL)
                 await process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Not Popen.send_signal: it reaps a process that has just ended, and asyncio, which
+        # wants to do that itself, then reports the exit code as unknown.
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
 
     async def _ended(self) -> ChildError:
         code = await self.wait()

@@ -30,7 +30,7 @@ START_TIMEOUT_S = 30.0
 """For everything to be ready; two or three seconds on an idle machine."""
 _READY_POLL_S = 0.05
 _ANSWER_TIMEOUT_S = 2.0
-_CHILD_STOP_S = 1.0
+_CHILD_STOP_S = 2.0
 """For each of them, all at once, after the session has been ended in good order."""
 _OVER = ("stopped", "failed")
 
