@@ -49,6 +49,8 @@ class SegmentClaim:
         self.buffer = buffer
         """None before the first byte."""
         self.revoked: asyncio.Future[Revoked] = asyncio.get_running_loop().create_future()
+        self.overtaken = False
+        """A higher number has begun, and this one has no byte yet."""
         self._channel = channel
 
     def append(self, data: bytes) -> None:
@@ -85,7 +87,8 @@ class Channel:
         content_type: of every segment, fixed now.
         window_segments: how many segments stay readable.
         window_s: how long a complete segment stays readable; None for no limit.
-        resume_grace_s: how long a segment whose writer vanished waits for it to come back.
+        resume_grace_s: how long a segment whose writer vanished waits for it to come back, and
+            how long a number that others have passed waits for its first byte.
         max_segment_bytes: of one segment.
         counts: where ``segments``, ``truncated_segments`` and ``bytes_in`` are counted.
         account: told of every change of the bytes held; False refuses an increase.
@@ -364,7 +367,24 @@ class Channel:
         while len(self._segments) > self._window_segments:
             self._evict(self._segments[min(self._segments)])
         self._refuse_passed()
+        self._note_overtaken(number)
         return buffer
+
+    def _note_overtaken(self, number: int) -> None:
+        """A lower number that was claimed but not begun may still come, for a while."""
+        for claim in self._claims.values():
+            if claim.seq < number and claim.buffer is None and not claim.overtaken:
+                claim.overtaken = True
+                asyncio.get_running_loop().call_later(
+                    self._resume_grace_s, self._refuse_overtaken, claim
+                )
+
+    def _refuse_overtaken(self, claim: SegmentClaim) -> None:
+        """Its readers would wait for a writer that others have long passed."""
+        if claim.buffer is None and self._claims.get(claim.seq) is claim:
+            del self._claims[claim.seq]
+            claim.revoked.set_result(Revoked.SEGMENT_CLOSED)
+            self._wake(claim.seq, None)
 
     def _refuse_passed(self) -> None:
         """Writers keep their numbers, and readers wait for them, only within the window."""

@@ -56,7 +56,8 @@ class ServerOptions:
     window_s: float | None = None
     """How long a complete segment stays readable; None: as long as it is in the window."""
     resume_grace_s: float = 2.0
-    """How long a segment whose publisher vanished waits for it, about one segment's length."""
+    """How long a segment whose publisher vanished waits for it, about one segment's length; also
+    how long a number that others have passed waits for its first byte."""
     idle_timeout_s: float = 300.0
     """A channel without a byte or a request to write for this long is closed."""
     waiting_readers_keep_alive: bool = False

@@ -165,6 +165,17 @@ async def test_a_preconnect_keeps_its_number_while_a_later_one_begins() -> None:
     assert channel.edge == 2
 
 
+async def test_a_preconnect_that_others_have_passed_does_not_hold_its_readers() -> None:
+    """After the grace it is refused and they are told, long before the window has moved on."""
+    channel = make_channel()
+    idle = channel.claim(0)
+    reading = await waiting(channel, 0)
+    write(channel, 1)
+    with pytest.raises(NotInWindow):
+        await reading
+    assert idle.revoked.result() is Revoked.SEGMENT_CLOSED
+
+
 async def test_a_preconnect_below_the_window_is_refused_and_its_readers_told() -> None:
     """A number that the window has left is not held for a writer that never came."""
     channel = make_channel()
