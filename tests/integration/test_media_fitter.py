@@ -160,6 +160,8 @@ def test_a_change_of_shape_is_followed_at_once() -> None:
     for colour, size in [(RED, (64, 64)), (BLUE, (320, 180)), (RED, (90, 200)), (BLUE, (64, 64))]:
         fitted = fitter.fit(picture(solid(*size, colour=colour)))
         assert close(rgb(fitted)[64, 64], colour)
+        fresh = FrameFitter(128, 128).fit(picture(solid(*size, colour=colour)))
+        assert np.array_equal(fitted.to_ndarray(), fresh.to_ndarray())
 
 
 def test_the_size_asked_for_must_be_even() -> None:
