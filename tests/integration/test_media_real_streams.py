@@ -179,3 +179,14 @@ def test_a_stream_joined_in_the_middle_starts_with_its_next_keyframe(name: str) 
     everything = sorted(u.pts for u in of(demux(data), MediaKind.VIDEO))
     assert frames == [pts for pts in everything if pts >= frames[0]]
     assert keyframes[0] - 3 * 3600 <= frames[0] <= keyframes[0] + 24 * 3600
+
+
+def test_pictures_with_pixels_that_are_not_square_are_shown_in_their_shape() -> None:
+    """320x240 at 16:11 is wider than 4:3: it gets bars above and below."""
+    decoder = TrickleStreamDecoder(320, 240)
+    items = decoder.feed(sample("square_pixels_not"), 0.0)
+    decoder.close()
+    pixels = next(i for i in items if isinstance(i, DecodedFrame)).frame.to_ndarray(format="rgb24")
+    assert pixels[:30].max() < 20
+    assert pixels[-30:].max() < 20
+    assert pixels[120].max() > 100
