@@ -16,6 +16,7 @@ from demo.live_publisher import publish_live
 from demo.output_probe import OutputProbe
 from demo.segment_writer import SourceChunk
 from demo.test_pattern import PatternOptions, generate
+from relay.trickle.publisher import TricklePublisher
 from relay.trickle.server import TrickleServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -105,3 +106,30 @@ async def test_a_channel_that_refuses_is_one_line() -> None:
     assert process.returncode == 1
     assert errors.decode().startswith("not a url: ")
     assert errors.count(b"\n") == 1
+
+
+async def test_watch_copies_a_channel_to_a_player() -> None:
+    """`python -m demo.watch` passes bytes on as they come, and ends with the channel."""
+    data = b"".join(chunk.data for chunk in generate(OPTIONS))
+    async with TrickleServer() as server:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "demo.watch", server.url + "live"),
+            cwd=REPOSITORY,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        try:
+            assert process.stdout is not None
+            async with TricklePublisher(server.url + "live") as publisher:
+                segment = await publisher.next_segment()
+                await segment.write(data[:1316])
+                # The segment is still open: what has been written has to be here already.
+                assert await process.stdout.readexactly(1316) == data[:1316]
+                await segment.write(data[1316:])
+                await segment.close()
+                assert await process.stdout.readexactly(len(data) - 1316) == data[1316:]
+            assert await process.stdout.read() == b""
+            assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
