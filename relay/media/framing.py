@@ -28,6 +28,8 @@ from relay.media.timestamps import TimestampUnwrapper, nearest
 DEFAULT_INTERVAL = CLOCK_RATE // 30
 MAX_PREFIX_BYTES = 1 << 16
 """Parameter sets and messages that wait for their picture; more of them is not video."""
+MAX_PICTURES_PER_PES = 128
+"""More in one PES packet is not video either."""
 
 
 class Framing(Protocol):
@@ -118,6 +120,8 @@ class VideoFraming:
         self._broken = False
         self._prefix = b""
         self._held: AccessUnit | None = None
+        self._held_rest: list[bytes] = []
+        self._held_size = 0
         self._held_field: h264.Field | None = None
         self._last: AccessUnit | None = None
         self._last_field: h264.Field | None = None
@@ -146,6 +150,10 @@ class VideoFraming:
         scan = self._scan(data)
         if scan.continues:
             return self._continue_picture(pes, arrived_at)
+        if len(scan.cuts) >= MAX_PICTURES_PER_PES:
+            self._stats.drop("too_many_pictures")
+            self._broken = True
+            return self._release_held()
         if not scan.has_slice:
             self._keep_prefix(data, scan)
             return self._release_held()
@@ -222,11 +230,12 @@ class VideoFraming:
         """A PES packet that holds only the rest of a picture."""
         held = self._held
         if held is not None and not pes.after_loss:
-            if len(held.data) + len(pes.payload) > MAX_PES_BYTES:
+            self._held_size += len(pes.payload)
+            if self._held_size > MAX_PES_BYTES:
                 self._stats.drop("too_large")
-                self._broken = True
+                self._broken = held.damaged = True
                 return []
-            held.data += pes.payload
+            self._held_rest.append(pes.payload)
             held.arrived_at = arrived_at
             if pes.damaged:
                 self._broken = held.damaged = True
@@ -240,8 +249,7 @@ class VideoFraming:
     def _release(self, unit: AccessUnit, field: h264.Field | None) -> list[AccessUnit]:
         """Hand out a complete picture, or hold it if the stream is known to go on with it."""
         if self._held is not None:
-            held, held_field = self._held, self._held_field
-            self._held = self._held_field = None
+            held, held_field = self._take_held(), self._held_field
             if field is not None and held_field is not None and field.completes(held_field):
                 held.data += unit.data
                 held.arrived_at = unit.arrived_at
@@ -254,6 +262,7 @@ class VideoFraming:
             return self._hand_out(unit, None)
         if self._joins_slices or (self._joins_fields and field is not None):
             self._held, self._held_field = unit, field
+            self._held_size = len(unit.data)
             return []
         return self._hand_out(unit, field)
 
@@ -264,8 +273,16 @@ class VideoFraming:
     def _release_held(self) -> list[AccessUnit]:
         if self._held is None:
             return []
+        return self._hand_out(self._take_held(), self._held_field)
+
+    def _take_held(self) -> AccessUnit:
+        """The picture held back, with all of it that came since."""
         held, self._held = self._held, None
-        return self._hand_out(held, self._held_field)
+        assert held is not None
+        if self._held_rest:
+            held.data += b"".join(self._held_rest)
+            self._held_rest = []
+        return held
 
     def _keep_prefix(self, data: bytes, scan: UnitScan) -> None:
         if scan.parameters and len(self._prefix) + len(data) <= MAX_PREFIX_BYTES:

@@ -19,6 +19,8 @@ ACCESS_UNIT_DELIMITER = START_CODE + b"\x09\xf0"
 
 _SLICE_HEADER_BYTES = 24
 """Enough of a slice for the fields up to bottom_field_flag, emulation prevention included."""
+_MAX_SEI_BYTES = 4096
+"""How far into a message NAL unit a recovery point is looked for."""
 _RECOVERY_POINT = 6
 
 
@@ -212,7 +214,7 @@ def field_of(data: bytes, sps: SequenceParameters) -> Field | None:
 
 def _has_recovery_point(sei: bytes) -> bool:
     """Whether an SEI NAL unit (from its header on) holds a recovery point message (7.3.2.3.1)."""
-    data = unescape_rbsp(sei)
+    data = unescape_rbsp(sei[:_MAX_SEI_BYTES])
     position = 1
     while position + 2 <= len(data) and data[position] != 0x80:
         values = [0, 0]  # payload type, payload size

@@ -22,6 +22,8 @@ _SAMPLE_ASPECT_RATIOS = (
 )  # fmt: skip
 """aspect_ratio_idc, table E-1."""
 _EXTENDED_SAR = 255
+_MAX_BYTES = 1024
+"""The largest SPS there can be is smaller."""
 
 _PROFILE_NAMES = {
     66: "Baseline", 77: "Main", 88: "Extended", 100: "High", 110: "High 10", 122: "High 4:2:2",
@@ -101,7 +103,7 @@ def parse_sps(nal: bytes) -> SequenceParameters:
     if not nal or nal[0] & 0x1F != 7:
         raise MediaError("not an H.264 sequence parameter set", code="bad_sps")
     try:
-        sps = _parse(BitReader(unescape_rbsp(nal[1:])))
+        sps = _parse(BitReader(unescape_rbsp(nal[1:_MAX_BYTES])))
     except EndOfBits as error:
         raise MediaError(f"bad H.264 parameter set: {error}", code="bad_sps") from error
     if not (0 < sps.width <= 16384 and 0 < sps.height <= 16384):

@@ -507,3 +507,32 @@ def test_fields_in_pes_packets_of_their_own_are_joined(second_has_pts: bool) -> 
     later = pes(field_of_frame(9, bottom=True), None, bounded=True)
     (unit,) = demuxer.feed(writer.pes(VIDEO_PID, late) + writer.pes(VIDEO_PID, later), 9.0)
     assert (unit.pts, unit.dts) == (14_400, 14_400)
+
+
+def test_what_no_video_holds_is_given_up() -> None:
+    """A thousand pictures in one PES packet, or a picture that never ends, take no memory."""
+    writer, demuxer = PacketWriter(), TsDemuxer()
+    demuxer.feed(writer.tables(VIDEO), 0.0)
+    crowd = pes(b"\x00\x00\x01\x41\x9a" * 1000, 0)
+    assert demuxer.feed(writer.pes(VIDEO_PID, crowd), 0.0) == []
+    assert demuxer.stats.dropped_units == {"too_many_pictures": 1}
+    more = b"\x00\x00\x01\x41\x4a" + b"m" * 60_000
+    for n in range(2):
+        demuxer.feed(writer.pes(VIDEO_PID, pes(picture(), 3000 * n, bounded=True)), 0.0)
+        demuxer.feed(writer.pes(VIDEO_PID, pes(more, None, bounded=True)), 0.0)
+    endless = PacketWriter().pes(VIDEO_PID, pes(more, None, bounded=True))
+    for _ in range(100):
+        assert demuxer.feed(_renumbered(endless, writer), 0.0) == []
+    assert demuxer.stats.dropped_units["too_large"] > 20
+    (unit,) = demuxer.feed(writer.pes(VIDEO_PID, pes(idr(), 9000, bounded=True)), 0.0)
+    assert (unit.pts, unit.damaged) == (3000, True)
+    assert len(unit.data) <= 4 << 20
+
+
+def _renumbered(packets: bytes, writer: PacketWriter) -> bytes:
+    """The packets again, their counters going on from the last."""
+    data = bytearray(packets)
+    for n in range(0, len(data), 188):
+        data[n + 3] = data[n + 3] & 0xF0 | writer.counters[VIDEO_PID]
+        writer.counters[VIDEO_PID] = (writer.counters[VIDEO_PID] + 1) & 15
+    return bytes(data)
