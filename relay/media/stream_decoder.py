@@ -32,8 +32,8 @@ class TrickleStreamDecoder:
     belong in a thread, one call at a time.
 
     Args:
-        width, height: even; what every picture is brought to. None for both: left as they are,
-            but yuv420p pictures in another format are not converted either.
+        width, height: even; what every picture is brought to. None for both: pictures are
+            left as they are, in size, shape and pixel format.
         fit: contain (bars), cover (crop) or stretch.
         drop_damaged: freeze after a loss until the next keyframe, instead of concealing it.
         clock: seconds, where no `arrived_at` is given.
@@ -57,6 +57,7 @@ class TrickleStreamDecoder:
         self._clock = clock
         self._demuxer = TsDemuxer()
         self._decoder: VideoDecoder | None = None
+        self._past_errors = 0
         self._closed = False
 
     @property
@@ -66,8 +67,8 @@ class TrickleStreamDecoder:
 
     @property
     def decode_errors(self) -> int:
-        """Access units the present decoder could not make anything of."""
-        return self._decoder.errors if self._decoder is not None else 0
+        """Access units that no decoder could make anything of."""
+        return self._past_errors + (self._decoder.errors if self._decoder is not None else 0)
 
     @property
     def video(self) -> ElementaryStream | None:
@@ -101,6 +102,7 @@ class TrickleStreamDecoder:
         if self._decoder is None or self._decoder.codec != unit.stream.codec:
             frames += self.flush()
             if self._decoder is not None:
+                self._past_errors += self._decoder.errors
                 self._decoder.close()
             self._decoder = VideoDecoder(unit.stream.codec, drop_damaged=self._drop_damaged)
         return frames + self._fit(self._decoder.decode(unit))
@@ -125,6 +127,7 @@ class TrickleStreamDecoder:
         """Free decoder and filter graph. Idempotent."""
         self._closed = True
         if self._decoder is not None:
+            self._past_errors += self._decoder.errors
             self._decoder.close()
             self._decoder = None
         if self._fitter is not None:
