@@ -12,10 +12,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import structlog
-
 from relay.codec_executor import CodecExecutor
-from relay.media.access_unit import AccessUnit, DecodedFrame, ElementaryStream, MediaKind
+from relay.media.access_unit import (
+    CLOCK_RATE,
+    AccessUnit,
+    DecodedFrame,
+    ElementaryStream,
+    MediaKind,
+)
 from relay.media.decoder import VideoDecoder
 from relay.media.interleaver import AudioInterleaver
 from relay.media.segment_encoder import SegmentChunk, TrickleSegmentEncoder
@@ -24,7 +28,9 @@ from relay.publish import OutputSegment
 from relay.queues import MediaQueue, QueueClosed
 from relay.stats import RateMeter
 
-log = structlog.get_logger(__name__)
+NEW_TIME_LINE = CLOCK_RATE
+"""A step back further than a second is the source's (it restarted); a smaller one is a frame
+under a wrong name, and would be out of order on the output."""
 
 
 class Egress:
@@ -60,6 +66,7 @@ class Egress:
         self._encoder: TrickleSegmentEncoder | None = None
         self._segment: OutputSegment | None = None
         self._video_begun = False
+        self._last_pts: int | None = None
         self._audio_timer: asyncio.TimerHandle | None = None
 
     def add_audio(self, unit: AccessUnit) -> None:
@@ -75,7 +82,10 @@ class Egress:
         """
         try:
             while True:
-                for unit in await self._codecs.run(self._transcode, await self._processed.get()):
+                processed = await self._processed.get()
+                if not self._in_order(processed):
+                    continue
+                for unit in await self._codecs.run(self._transcode, processed):
                     self.encoded.tick()
                     self._write(self._interleaver.video(unit))
         except QueueClosed:
@@ -93,6 +103,15 @@ class Egress:
             self._encoder.finish()
         if self._decoder is not None:
             self._decoder.close()
+
+    def _in_order(self, unit: ProcessedUnit) -> bool:
+        """Whether the unit's time is past the last one's, or on another time line altogether."""
+        last, self._last_pts = self._last_pts, unit.pts
+        if last is not None and last - NEW_TIME_LINE < unit.pts <= last:
+            self.out_of_order += 1
+            self._last_pts = last
+            return False
+        return True
 
     def _transcode(self, unit: ProcessedUnit) -> list[AccessUnit]:
         """One processed unit to output access units; runs on a codec thread."""
@@ -148,6 +167,7 @@ class Egress:
         """The encoder's part of the session status."""
         return {
             "fps_encoded": round(self.encoded.rate, 1),
+            "frames_out_of_order": self.out_of_order,
             "audio_waiting": len(self._interleaver),
             "audio_released_late": self._interleaver.released_late,
         }

@@ -22,11 +22,14 @@ from dataclasses import dataclass
 
 from relay.server_pace import ServerPace
 
-FIRST_AUDIT_S = 1.0
-AUDIT_S = 5.0
-LONGEST_AUDIT_S = 40.0
-"""How long the way may be busy without a break before it is audited: soon after the start, where
-drops are likeliest, then ever more rarely as long as nothing is found."""
+FIRST_AUDIT_S = 0.5
+"""How long the way may be busy without a break before it is audited, where breaks are usual."""
+AUDIT_S = 3.0
+LONGEST_AUDIT_S = 10.0
+"""The same where they are not: ever more rarely as long as nothing is found. An audit costs a
+server that is always busy about one frame."""
+CAUTION_S = 10.0
+"""For so long after a drop was found no third frame is sent."""
 AUDIT_PATIENCE = 2.5
 """Usual round trips without a return after which nothing more will come. Generous: it is waited
 out only if frames are missing indeed, and giving up one that was only late mislabels others."""
@@ -78,6 +81,7 @@ class FlightControl:
         self._auditing = False
         self._audit_every_s = FIRST_AUDIT_S
         self._clear_at: float | None = None
+        self._cautious_until = -math.inf
         self._last_return_at = -math.inf
 
     async def wait_for_room(self) -> None:
@@ -119,6 +123,7 @@ class FlightControl:
             return 0.0
         if (
             len(under_way) >= self._limits.most
+            or now < self._cautious_until
             or not self.pace.is_steady(self._source_interval_s())
             or self.pace.is_overdue(under_way[0], now)
         ):
@@ -129,7 +134,9 @@ class FlightControl:
         """Seconds for which sending has to pause so that everything under way can come back."""
         if not under_way:
             if self._auditing:
-                self._end_audit(now, min(LONGEST_AUDIT_S, 2 * self._audit_every_s))
+                self._end_audit(now, max(AUDIT_S, min(LONGEST_AUDIT_S, 2 * self._audit_every_s)))
+            else:
+                self._audit_every_s = FIRST_AUDIT_S
             self._clear_at = now
             return 0.0
         if not self._auditing:
@@ -144,12 +151,13 @@ class FlightControl:
         if (remaining_s := self._last_return_at + patience_s - now) > 0:
             return remaining_s
         self._give_up()
-        self._end_audit(now, AUDIT_S)
+        self._cautious_until = now + CAUTION_S
+        self._end_audit(now, FIRST_AUDIT_S)
         return 0.0
 
     def _end_audit(self, now: float, next_after_s: float) -> None:
         self._auditing = False
-        self._audit_every_s = max(AUDIT_S, next_after_s)
+        self._audit_every_s = next_after_s
         self._clear_at = now
 
 
