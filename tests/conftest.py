@@ -14,6 +14,13 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 
+def pytest_collection_finish() -> None:
+    """Exempt all that the imports made from collection: each test collects its own left-overs,
+    which costs 50 ms a test otherwise."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 async def no_leaked_tasks(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     """Fails an async test that ends with tasks of its own still pending."""
