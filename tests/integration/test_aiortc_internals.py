@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import aioice.ice
 import av
@@ -107,7 +108,7 @@ async def test_whole_access_units_come_back_undecoded(link: Link) -> None:
     units = [await asyncio.wait_for(link.units.get(), 10) for _ in range(5)]
     assert h264.is_idr(units[0].data)
     assert all(h264.has_slice(unit.data) for unit in units)
-    deltas = [b.timestamp - a.timestamp for a, b in zip(units, units[1:], strict=False)]
+    deltas = [b.timestamp - a.timestamp for a, b in pairwise(units)]
     assert all(abs(delta % (1 << 32) - 3000) <= 1 for delta in deltas)
     assert link.ours.getReceivers()[0].track._queue.empty()
 
