@@ -81,9 +81,9 @@ class SegmentGet:
             data = await content.readany()
         except HttpFailure as failure:
             # What had arrived before the cut is still good.
+            self._failure = failure
             rescued = b"" if self.stalled else _buffered_after_failure(content)
             if rescued:
-                self._failure = failure
                 return rescued
             raise
         finally:

@@ -12,7 +12,6 @@ does; what can't be delivered is counted.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -21,7 +20,7 @@ from types import TracebackType
 import aiohttp
 import structlog
 
-from relay.trickle.backoff import FruitlessPacer, RetryBudget, backoff_delays
+from relay.trickle.backoff import RetryBudget, backoff_delays
 from relay.trickle.channel_url import ChannelUrl
 from relay.trickle.errors import ProtocolError, RefusedError, TrickleError, UnavailableError
 from relay.trickle.http_client import ChannelClient, HttpFailure, describe, is_final_failure
@@ -30,6 +29,7 @@ from relay.trickle.protocol import EndReason, Reply, ReplyKind, StartPosition, S
 from relay.trickle.replay_guard import HEAD_BYTES, ReplayGuard
 from relay.trickle.segment_cursor import SegmentCursor, Step
 from relay.trickle.segment_get import SegmentGet
+from relay.trickle.segment_requests import SegmentRequests
 from relay.trickle.subscribed_segment import DEFAULT_READ_LIMIT, SubscribedSegment
 from relay.trickle.subscriber_options import SubscriberOptions, SubscriberStats
 
@@ -40,7 +40,6 @@ _HELD_OPEN_S = 5.0
 which happens, and does not count against the retry budget."""
 _AHEAD_LIMIT_S = 30.0
 """How long we wait for a publisher whose edge is below the number we want."""
-_OVERTAKEN_GRACE_S = 1.0
 
 
 class TrickleSubscriber:
@@ -75,8 +74,10 @@ class TrickleSubscriber:
         self._log = log.bind(channel=self.channel.redacted)
         self._limited_log = LimitedLog(self._log)
         self._budget = RetryBudget(self.options.retry_budget_s)
-        self._pacer = FruitlessPacer()
         self._counts: Counter[str] = Counter()
+        self._requests = SegmentRequests(
+            self._client, self.options, self._counts, self._limited_log
+        )
         self._cursor = SegmentCursor(
             0, policy=self.options.jump, max_lag_segments=self.options.max_lag_segments
         )
@@ -86,13 +87,10 @@ class TrickleSubscriber:
         self._channel_seen = False
         self._error: TrickleError | None = None
         self._segment: SubscribedSegment | None = None
-        self._pending: SegmentGet | None = None
-        self._ahead: SegmentGet | None = None
         self._waiting_for_writer: tuple[float, RetryBudget] | None = None
         self._give_up_waiting_at = 0.0
         self._closed_after_this = False
         self._joined_current = False
-        self._stop = asyncio.Event()
 
     @property
     def stats(self) -> SubscriberStats:
@@ -111,15 +109,11 @@ class TrickleSubscriber:
 
     async def aclose(self) -> None:
         """Drop every request; an iteration that waits ends at once. Idempotent, never raises."""
-        self._stop.set()
         if self.end_reason is None:
             self.end_reason = EndReason.STOPPED
+        await self._requests.aclose()
         if self._segment is not None:
             await self._segment.aclose()
-        for get in (self._pending, self._ahead):
-            if get is not None:
-                await get.aclose()
-        self._pending = self._ahead = None
         await self._client.aclose()
 
     async def __aenter__(self) -> TrickleSubscriber:
@@ -139,6 +133,8 @@ class TrickleSubscriber:
 
     async def __anext__(self) -> SubscribedSegment:
         """The next segment, as soon as its first byte, or its end, is here.
+
+        If this is cancelled, nothing is lost: the next call goes on waiting.
 
         Raises:
             StopAsyncIteration: the channel has ended, see `end_reason`.
@@ -182,53 +178,17 @@ class TrickleSubscriber:
 
     @property
     def stopping(self) -> bool:
-        return self._stop.is_set()
+        return self._requests.stopping
 
     async def resume(self, seq: int, *, stalled: bool) -> SegmentGet | None:
-        self._counts["stalls" if stalled else "resumes"] += 1
-        self._limited_log.warning("trickle.subscriber.segment_cut", seq=seq, stalled=stalled)
-        budget = RetryBudget(self.options.retry_budget_s)
-        while not self._stop.is_set():
-            get = await self._send(seq)
-            if get is None:
-                break
-            try:
-                if await get.wait(self.options.header_timeout_s):
-                    reply = get.reply()
-                    if reply.kind is ReplyKind.OK and not reply.empty and reply.seq in (None, seq):
-                        self._pending = None
-                        return get
-                    if reply.kind is not ReplyKind.RETRY:
-                        break
-            except HttpFailure:
-                pass
-            except asyncio.CancelledError:
-                if not self._stop.is_set():
-                    raise
-            finally:
-                if self._pending is get:
-                    self._pending = None
-                    await get.aclose()
-            delay_s = budget.failed(time.monotonic())
-            if delay_s is None:
-                break
-            self._counts["retries"] += 1
-            await self._sleep(delay_s)
-        return None
+        return await self._requests.resume(seq, stalled=stalled)
 
     async def newer_exists(self, seq: int) -> bool:
-        ahead = self._ahead
-        if ahead is not None and ahead.answered and ahead.reply().kind is ReplyKind.OK:
-            return True
-        try:
-            edge = (await self._client.ask_next()).latest
-        except HttpFailure:
-            return False
-        return edge is not None and edge > seq + 1
+        return await self._requests.newer_exists(seq)
 
     def note_bytes(self, seq: int, chunk: bytes) -> None:
         self._counts["bytes"] += len(chunk)
-        self._pacer.fruitful()
+        self._requests.fruitful()
         self._replay_guard.note(seq, chunk)
 
     def segment_ended(self, segment: SubscribedSegment) -> None:
@@ -248,12 +208,13 @@ class TrickleSubscriber:
         if not self._located and self.end_reason is None:
             await self._locate()
         while self.end_reason is None:
-            get = await self._get_for(self._cursor.number)
+            get = await self._requests.get(self._cursor.number)
             if get is None:
                 break
             try:
-                reply = await self._reply_to(get)
+                reply = await self._requests.reply_to(get, self._cursor.begun_anew)
             except HttpFailure as failure:
+                await self._requests.drop(get)
                 await self._back_off(failure, waited_s=get.age_s)
                 continue
             if reply is None:
@@ -270,23 +231,23 @@ class TrickleSubscriber:
                 self._found()
                 step = self._cursor.on_segment(reply)
                 if step in (Step.DELIVER, Step.DOUBT) and not await self._is_replay(get, step):
-                    self._pending = None
+                    self._requests.hand_out(get)
                     return self._deliver(get, reply)
-                self._pending = None
+                self._requests.hand_out(get)
                 await get.aclose()
                 await self._take(step, get.number)
             case ReplyKind.NOT_IN_WINDOW:
                 self._found()
-                await self._drop(get)
+                await self._requests.drop(get)
                 await self._take(self._cursor.on_not_in_window(reply), get.number)
             case ReplyKind.CLOSED | ReplyKind.NO_CHANNEL:
-                await self._drop(get)
+                await self._requests.drop(get)
                 await self._no_channel(reply)
             case ReplyKind.RETRY:
-                await self._drop(get)
+                await self._requests.drop(get)
                 await self._back_off(reply)
             case _:
-                await self._drop(get)
+                await self._requests.drop(get)
                 raise self._refused(reply)
         return None
 
@@ -322,9 +283,8 @@ class TrickleSubscriber:
         self._joined_current = False
         cursor.advance()
         self._replay_guard.begin(seq)
-        if not reply.empty and not reply.closed and not self._pacer.delay(time.monotonic()):
-            self._pacer.sent(time.monotonic())
-            self._ahead = SegmentGet(self._client, cursor.number)
+        if not reply.empty and not reply.closed:
+            self._requests.send_ahead(cursor.number)
         return self._segment
 
     def _joined_late(self, reply: Reply, seq: int) -> bool | None:
@@ -351,7 +311,7 @@ class TrickleSubscriber:
             case Step.WAIT:
                 await self._wait_for_writer()
             case Step.LOOK:
-                edge = await self._ask_edge()
+                edge = await self._requests.edge()
                 if edge is None:
                     await self._wait_for_writer()
                 else:
@@ -373,89 +333,12 @@ class TrickleSubscriber:
             self._waiting_for_writer = (now, RetryBudget(_AHEAD_LIMIT_S))
         delay_s = self._waiting_for_writer[1].failed(now)
         if delay_s is not None:
-            await self._sleep(delay_s)
+            await self._requests.sleep(delay_s)
             return
         self._waiting_for_writer = None
-        edge = await self._ask_edge()
+        edge = await self._requests.edge()
         if edge is not None and edge < self._cursor.number:
             self._follow_restart(edge)
-
-    # -- requests ---------------------------------------------------------------------------
-
-    async def _get_for(self, number: int) -> SegmentGet | None:
-        """The request that was sent ahead, if it is for this number; else a new one."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            if ahead.number == number:
-                self._pending = ahead
-                return ahead
-            await ahead.aclose()
-        return await self._send(number)
-
-    async def _send(self, number: int) -> SegmentGet | None:
-        """A new request, paced; None if the subscription is being closed."""
-        await self._sleep(self._pacer.delay(time.monotonic()))
-        if self._stop.is_set():
-            return None
-        self._pacer.sent(time.monotonic())
-        self._pending = SegmentGet(self._client, number)
-        return self._pending
-
-    async def _drop(self, get: SegmentGet) -> None:
-        if self._pending is get:
-            self._pending = None
-        await get.discard()
-
-    async def _reply_to(self, get: SegmentGet) -> Reply | None:
-        """The reply to a request; None if it was given up and the next step is another one.
-
-        While it waits, the server is asked now and then whether waiting is still right: the
-        connection may be dead without anybody noticing, and servers are known that forget
-        those who wait.
-
-        Raises:
-            any of `HttpFailure`.
-        """
-        overtaken_since: float | None = None
-        while True:
-            if overtaken_since is None:
-                came = await get.wait(self.options.header_timeout_s)
-            else:
-                came = await get.wait(_OVERTAKEN_GRACE_S)
-            if self._stop.is_set():
-                await get.aclose()
-                return None
-            if came:
-                return get.reply()
-            if overtaken_since is not None or get.age_s > self.options.long_poll_refresh_s:
-                if overtaken_since is not None:
-                    self._counts["stalls"] += 1
-                    self._limited_log.warning("trickle.subscriber.reply_missing", seq=get.number)
-                self._pending = None
-                await get.aclose()
-                return None
-            if get.number >= 0 and await self._is_overtaken(get.number):
-                overtaken_since = time.monotonic()
-
-    async def _is_overtaken(self, number: int) -> bool:
-        """Whether a request that waits for `number` should have been answered by now."""
-        try:
-            reply = await self._client.ask_next()
-        except HttpFailure:
-            return False
-        if reply.kind in (ReplyKind.NO_CHANNEL, ReplyKind.CLOSED):
-            return True
-        edge = reply.latest
-        if reply.kind is not ReplyKind.OK or edge is None:
-            return False
-        return edge > number or self._cursor.begun_anew(edge)
-
-    async def _ask_edge(self) -> int | None:
-        try:
-            reply = await self._client.ask_next()
-        except HttpFailure:
-            return None
-        return reply.latest if reply.kind is ReplyKind.OK else None
 
     # -- beginning and ending ---------------------------------------------------------------
 
@@ -465,7 +348,7 @@ class TrickleSubscriber:
             self._cursor.number = self._start_at
             self._located = True
             return
-        while not self._stop.is_set() and self.end_reason is None:
+        while not self._requests.stopping and self.end_reason is None:
             try:
                 reply = await self._client.ask_next()
             except HttpFailure as failure:
@@ -502,8 +385,8 @@ class TrickleSubscriber:
     async def _no_channel(self, reply: Reply) -> None:
         self._budget.succeeded()
         if not self._channel_seen and time.monotonic() < self._give_up_waiting_at:
-            self._pacer.fruitful()
-            await self._sleep(next(backoff_delays(0.5)))
+            self._requests.fruitful()
+            await self._requests.sleep(next(backoff_delays(0.5)))
         elif reply.closed:
             self._end(EndReason.CLOSED)
         else:
@@ -516,8 +399,7 @@ class TrickleSubscriber:
             RefusedError: another attempt can't help.
             UnavailableError: the budget is used up.
         """
-        self._pending = None
-        if self._stop.is_set():
+        if self._requests.stopping:
             return
         if isinstance(what, Reply):
             why = f"it answers with status {what.status}"
@@ -537,16 +419,7 @@ class TrickleSubscriber:
         self._limited_log.warning(
             "trickle.subscriber.retrying", reason=why, delay_s=round(delay_s, 3)
         )
-        await self._sleep(delay_s)
-
-    async def _sleep(self, seconds: float) -> None:
-        """Wait, but not longer than until `aclose`."""
-        if seconds > 0:
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._stop.wait()
-            except TimeoutError:
-                pass
+        await self._requests.sleep(delay_s)
 
     def _refused(self, reply: Reply) -> RefusedError:
         return RefusedError(

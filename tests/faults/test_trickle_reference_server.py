@@ -252,7 +252,10 @@ async def test_a_lagging_reader_jumps_and_counts() -> None:
             first = await anext(segments)
             await first.read()
             await server.wait_for("GET", 1)
-            source._ahead, ahead = None, source._ahead  # as if the preconnect had been lost
+            source._requests._ahead, ahead = (
+                None,
+                source._requests._ahead,
+            )  # as if the preconnect had been lost
             assert ahead is not None
             await ahead.aclose()
             for number in range(1, 12):
@@ -276,7 +279,7 @@ async def test_a_channel_deleted_in_mid_body_ends_plainly_and_is_gone() -> None:
         segments = aiter(source)
         segment = await anext(segments)
         assert await segment.read_chunk() == b"part"
-        source._ahead, ahead = None, source._ahead
+        source._requests._ahead, ahead = None, source._requests._ahead
         assert ahead is not None
         await ahead.aclose()
         await server.delete("camera")

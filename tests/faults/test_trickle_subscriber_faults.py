@@ -625,6 +625,27 @@ async def test_a_cancelled_read_loses_nothing() -> None:
         await source.aclose()
 
 
+async def test_a_cancelled_wait_for_a_segment_goes_on_with_the_same_request() -> None:
+    """Nothing is asked for twice, nothing is left behind."""
+    begin = asyncio.Event()
+
+    async def late(exchange: Exchange) -> None:
+        await begin.wait()
+        await exchange.reply(200, seq(0), b"0")
+
+    async with serving(late) as server:
+        source = subscriber(server.url + "camera", start=0, header_timeout_s=30.0)
+        segments = aiter(source)
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.03):
+                    await anext(segments)
+        begin.set()
+        assert await (await anext(segments)).read() == b"0"
+        assert len(server.of("GET", 0)) == 1
+        await source.aclose()
+
+
 @pytest.mark.parametrize("where", ["long poll", "body", "backoff", "unborn"])
 async def test_closing_ends_a_waiting_iteration_at_once(where: str) -> None:
     """Whatever it waits for; a pending long poll too, and no request is left behind."""

@@ -559,7 +559,7 @@ async def test_deleting_a_segment() -> None:
 
 async def test_a_stalled_reader_is_dropped_and_hurts_nobody() -> None:
     """It is cut after the write deadline and counted; a good reader gets every byte."""
-    async with serving(write_deadline_s=0.1) as server:
+    async with serving(write_deadline_s=1.0) as server:
         async with connect(server.url) as writer, connect(server.url) as stalled:
             await start_segment(writer, 0, b"x")
             await stalled.send("GET", "/camera/0")
