@@ -261,7 +261,7 @@ async def test_undecodable_media_is_sent_and_not_seen() -> None:
         for number in range(10):
             peer.video.send(number, number * STEP)
         await until(standin, lambda _: video_track(standin)["sent"] >= 8)
-        await until(standin, lambda s: s["connections"][0]["keyframe_requests"] >= 3)
+        await until(standin, lambda s: s["connections"][0]["keyframe_requests"] >= 1)
         assert peer.pictures == []
         standin.set_faults(undecodable=False)
         peer.start(peer.stream(range(10, 60)))
