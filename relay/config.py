@@ -203,7 +203,9 @@ class Settings(BaseSettings):
         description="Threads that decode and encode, all sessions together; 0: one a CPU core.",
     )
     input_timeout_s: Seconds = Field(
-        60.0, description="A session ends when its input brings nothing for this long."
+        60.0,
+        description="How long an input channel that is not there yet, or can't be reached, is"
+        " waited for.",
     )
     media_timeout_s: Seconds = Field(
         2.0,
