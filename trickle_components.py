@@ -12,6 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from relay.media.segment_encoder import SegmentChunk, TrickleSegmentEncoder
+    from relay.media.stream_decoder import TrickleStreamDecoder
     from relay.trickle.errors import (
         ChannelClosedError,
         ChannelNotFoundError,
@@ -55,6 +57,8 @@ _MODULES: dict[str, tuple[str, ...]] = {
     ),
     "relay.trickle.http_client": ("ConnectionOptions", "new_session"),
     "relay.trickle.protocol": ("EndReason", "JumpPolicy", "StartPosition"),
+    "relay.media.stream_decoder": ("TrickleStreamDecoder",),
+    "relay.media.segment_encoder": ("TrickleSegmentEncoder", "SegmentChunk"),
     "relay.trickle.errors": (
         "TrickleError",
         "ChannelNotFoundError",
@@ -79,6 +83,9 @@ __all__ = [
     "CreatePolicy",
     "PublisherOptions",
     "PublisherStats",
+    "TrickleStreamDecoder",
+    "TrickleSegmentEncoder",
+    "SegmentChunk",
     "TrickleServer",
     "ChannelRequest",
     "HookRefusal",
