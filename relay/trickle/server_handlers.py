@@ -225,9 +225,9 @@ class TrickleHandlers:
             return web.Response(headers=headers)
         headers["Content-Type"] = channel.content_type
         stream = web.StreamResponse(headers=headers)
-        writer = await stream.prepare(request)
-        assert isinstance(writer, StreamWriter)
         try:
+            writer = await stream.prepare(request)
+            assert isinstance(writer, StreamWriter)
             while data := await reader.read():
                 await writer.write(data, drain=False)
                 self._counts["bytes_out"] += len(data)
