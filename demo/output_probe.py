@@ -20,6 +20,7 @@ from demo import barcode
 from demo.barcode import Reading
 from demo.frame_tally import FrameTally
 from relay.media.access_unit import AccessUnit, MediaKind
+from relay.media.decoder import padded_packet
 from relay.media.demuxer import TsDemuxer
 from relay.queues import MediaQueue, QueueClosed
 from relay.stats import DelayMeter, RateMeter
@@ -121,7 +122,7 @@ class _PictureReader:
         self._decoder.thread_count = 1
 
     def read(self, unit: AccessUnit) -> list[tuple[int, Reading | None]]:
-        packet = av.Packet(unit.data)
+        packet = padded_packet(unit.data)
         packet.pts, packet.dts = unit.pts, unit.dts
         try:
             frames = self._decoder.decode(packet)
