@@ -7,6 +7,7 @@ RUN /opt/venv/bin/pip install --require-virtualenv --only-binary=:all: -r /tmp/r
 
 FROM python:3.11-slim
 LABEL org.opencontainers.image.title="trickle-relay" \
+      org.opencontainers.image.description="A bridge between trickle live video and a ComfyStream GPU server" \
       org.opencontainers.image.licenses="MIT"
 RUN useradd --system --uid 10001 --home-dir /app --shell /usr/sbin/nologin relay
 COPY --from=build /opt/venv /opt/venv
@@ -17,7 +18,8 @@ COPY demo/ demo/
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
-USER relay
+# By number, so that Kubernetes can tell that it is not root (runAsNonRoot).
+USER 10001
 EXPOSE 8890
 STOPSIGNAL SIGTERM
 # The port is read from the same setting as the service's.

@@ -3,6 +3,17 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
+# RELAY_* lines of .env count unless the environment says otherwise, as for docker-compose.
+if [ -f .env ]; then
+  while IFS= read -r line || [ -n "$line" ]; do
+    if [[ ${line%$'\r'} =~ ^(RELAY_[A-Z0-9_]+)=(.*)$ ]]; then
+      key=${BASH_REMATCH[1]} value=${BASH_REMATCH[2]}
+      if [[ $value =~ ^\"(.*)\"$ || $value =~ ^\'(.*)\'$ ]]; then value=${BASH_REMATCH[1]}; fi
+      if [ -z "${!key+set}" ]; then export "$key=$value"; fi
+    fi
+  done <.env
+fi
+
 image=${RELAY_IMAGE:-trickle-relay:latest}
 name=${RELAY_CONTAINER:-trickle-relay}
 port=${RELAY_PORT:-8890}
@@ -22,7 +33,7 @@ usage: ./docker-build.sh COMMAND
   compose-down   docker-compose down
 
 RELAY_IMAGE, RELAY_CONTAINER and RELAY_PORT change the names above. Every RELAY_* variable that
-is set, and .env if there is one, goes into the container.
+is set, in the environment or in .env, goes into the container.
 TEXT
 }
 
@@ -34,15 +45,22 @@ compose() {
   if docker compose version >/dev/null 2>&1; then docker compose "$@"; else need docker-compose; docker-compose "$@"; fi
 }
 
-settings() {
-  [ -f .env ] && printf '%s\n' --env-file .env
-  while IFS='=' read -r key _; do
+run() {
+  # Within a container localhost is the container, and only 0.0.0.0 can be published.
+  export RELAY_COMFYSTREAM_URL=${RELAY_COMFYSTREAM_URL:-http://host.docker.internal:8889}
+  export RELAY_HOST=0.0.0.0 RELAY_PORT=$port
+  local settings=() key
+  while IFS= read -r key; do
     case "$key" in
       RELAY_IMAGE | RELAY_CONTAINER) ;;
-      RELAY_*) printf '%s\n' --env "$key" ;;
+      # By name: a value on the command line would show in the list of processes.
+      RELAY_*) settings+=(--env "$key") ;;
     esac
-  done < <(env)
-  return 0
+  done < <(compgen -e)
+  docker run --detach --name "$name" --init --read-only --tmpfs /tmp --restart unless-stopped \
+    --cap-drop ALL --security-opt no-new-privileges:true --stop-timeout 10 \
+    --publish "$port:$port" --add-host host.docker.internal:host-gateway \
+    "${settings[@]}" "$image"
 }
 
 case "${1:-help}" in
@@ -52,14 +70,12 @@ case "${1:-help}" in
     ;;
   run)
     need docker
-    mapfile -t env_arguments < <(settings)
-    docker run --detach --name "$name" --init --read-only --tmpfs /tmp --restart unless-stopped \
-      --stop-timeout 10 --publish "$port:$port" --add-host host.docker.internal:host-gateway \
-      --env RELAY_PORT="$port" "${env_arguments[@]}" "$image"
+    run
     ;;
   stop)
     need docker
-    docker rm --force "$(docker stop "$name")"
+    docker stop "$name" >/dev/null
+    docker rm "$name" >/dev/null
     ;;
   logs)
     need docker
@@ -80,11 +96,9 @@ case "${1:-help}" in
     docker image rm "$image"
     ;;
   compose-up)
-    need docker
     compose up --detach
     ;;
   compose-down)
-    need docker
     compose down
     ;;
   help | -h | --help)
