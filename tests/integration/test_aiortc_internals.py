@@ -164,9 +164,7 @@ async def test_an_announced_frame_is_released_before_the_next_one_comes(link: Li
         encoder.close()
 
 
-async def test_a_missing_packet_is_asked_for(
-    link: Link, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_missing_packet_is_asked_for(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
     """`request_retransmission`: a NACK makes the peer send the packet once more."""
     await asyncio.wait_for(link.units.get(), 10)
     asked: asyncio.Queue[int] = asyncio.Queue()
