@@ -224,7 +224,7 @@ class TrickleHandlers:
             headers[LATEST] = str(channel.edge)
             return web.Response(headers=headers)
         headers["Content-Type"] = channel.content_type
-        stream = web.StreamResponse(headers=headers)
+        stream = _SegmentResponse(headers=headers)
         try:
             writer = await stream.prepare(request)
             assert isinstance(writer, StreamWriter)
@@ -333,6 +333,13 @@ class TrickleHandlers:
     ) -> web.Response:
         self._counts["requests_refused"] += 1
         return _text(status, text, headers)
+
+
+class _SegmentResponse(web.StreamResponse):
+    """Its headers leave in one packet with the first byte, which is there already."""
+
+    # aiohttp's own switch for this, set so in its plain Response; without effect if it goes.
+    _send_headers_immediately = False
 
 
 class _ContinueTimer:
