@@ -154,7 +154,8 @@ class TrickleServer:
         self.registry.close_all("the server stops")
 
 
-def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line of the server; argparse ends the process for --help and mistakes."""
     parser = argparse.ArgumentParser(
         prog="python -m relay.trickle.server",
         description="A trickle server that keeps live channels in memory.",
@@ -206,7 +207,7 @@ async def _serve(settings: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    settings = _parse_arguments(arguments)
+    settings = parse_arguments(arguments)
     try:
         asyncio.run(_serve(settings))
     except OSError as error:
