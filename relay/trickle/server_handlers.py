@@ -69,7 +69,13 @@ class TrickleHandlers:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Any request to the server."""
-        response = await self._answer(request)
+        try:
+            response = await self._answer(request)
+        except ConnectionError:
+            # The peer is gone, wherever in the exchange it was: nobody reads what we answer.
+            response = _text(400, "the connection broke")
+            response.force_close()
+            return response
         if not response.prepared and not request.content.is_eof():
             # The body goes unread, so nothing can follow it on this connection.
             response.force_close()
