@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import structlog
 
-from relay.backoff import backoff
+from relay.backoff import backoff_delays
 from relay.codec_executor import CodecExecutor
 from relay.comfystream.signalling import exchange_offer
 from relay.errors import ProcessingError
@@ -87,7 +87,7 @@ class ComfyStreamProcessor:
         self, frames: MediaQueue[DecodedFrame], processed: MediaQueue[ProcessedUnit]
     ) -> None:
         """See `FrameProcessor.run`. Failed connections are retried without end."""
-        waits = backoff(self._policy.first_wait_s, self._policy.longest_wait_s)
+        waits = backoff_delays(self._policy.first_wait_s, self._policy.longest_wait_s)
         try:
             while not (frames.closed and not len(frames)):
                 connected_at = time.monotonic()
@@ -97,7 +97,7 @@ class ComfyStreamProcessor:
                 except ProcessingError as error:
                     self._note_failure(error)
                 if time.monotonic() - connected_at > self._policy.steady_after_s:
-                    waits = backoff(self._policy.first_wait_s, self._policy.longest_wait_s)
+                    waits = backoff_delays(self._policy.first_wait_s, self._policy.longest_wait_s)
                 await _discarding(frames, asyncio.sleep(next(waits)))
         except QueueClosed:
             return  # the input ended while nothing was connected

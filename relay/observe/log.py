@@ -15,8 +15,7 @@ import logging
 import math
 import re
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 import structlog
@@ -136,56 +135,3 @@ def _redacted(key: str, value: Any, depth: int) -> Any:
         return [_redacted("item", inner, depth + 1) for inner in value]
     # Exceptions, URLs and the like are shown by their text.
     return mask_credentials(str(value))
-
-
-class ThrottledLog:
-    """Lets one line a second through for each key and says how many it held back.
-
-    For what may happen with every frame or packet: a drop, a damaged unit, a late reply.
-
-    Args:
-        logger: where lines go; a structlog logger.
-        interval_s: shortest time between two lines of one key.
-        clock: seconds, monotonic.
-    """
-
-    _MOST_KEYS = 256
-
-    def __init__(
-        self,
-        logger: Any,
-        interval_s: float = 1.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._logger = logger
-        self._interval_s = interval_s
-        self._clock = clock
-        self._next_at: dict[str, float] = {}
-        self._suppressed: dict[str, int] = {}
-
-    def warning(self, event: str, *, key: str | None = None, **fields: Any) -> bool:
-        """Log `event` unless a line of the same key was logged less than `interval_s` ago.
-
-        A line that follows held-back ones carries their number as `suppressed`.
-
-        Args:
-            key: what counts as the same; by default the event.
-
-        Returns:
-            Whether it was logged.
-        """
-        key = key or event
-        now = self._clock()
-        if now < self._next_at.get(key, now):
-            self._suppressed[key] = self._suppressed.get(key, 0) + 1
-            return False
-        if key not in self._next_at and len(self._next_at) >= self._MOST_KEYS:
-            oldest = min(self._next_at, key=self._next_at.__getitem__)
-            del self._next_at[oldest]
-            self._suppressed.pop(oldest, None)
-        self._next_at[key] = now + self._interval_s
-        suppressed = self._suppressed.pop(key, 0)
-        if suppressed:
-            fields["suppressed"] = suppressed
-        self._logger.warning(event, **fields)
-        return True

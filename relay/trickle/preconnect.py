@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 import structlog
 
+from relay.backoff import RetryBudget
+from relay.log_limit import LimitedLog
 from relay.tasks import cancel_and_wait
-from relay.trickle.backoff import RetryBudget
 from relay.trickle.channel_url import ChannelUrl
 from relay.trickle.errors import (
     ChannelNotFoundError,
@@ -26,7 +27,6 @@ from relay.trickle.errors import (
     UnavailableError,
 )
 from relay.trickle.http_client import ChannelClient, HttpFailure, describe, is_final_failure
-from relay.trickle.log_limit import LimitedLog
 from relay.trickle.protocol import (
     EXPECT_CONTENT,
     Reply,

@@ -19,8 +19,9 @@ from typing import Any
 import aiohttp
 import structlog
 
+from relay.backoff import RetryBudget
+from relay.log_limit import LimitedLog
 from relay.tasks import cancel_and_wait
-from relay.trickle.backoff import RetryBudget
 from relay.trickle.channel_url import ChannelUrl
 from relay.trickle.errors import (
     ChannelClosedError,
@@ -32,7 +33,6 @@ from relay.trickle.errors import (
     UnavailableError,
 )
 from relay.trickle.http_client import ChannelClient, HttpFailure, describe
-from relay.trickle.log_limit import LimitedLog
 from relay.trickle.preconnect import Preconnect
 from relay.trickle.protocol import EndReason, ReplyKind
 from relay.trickle.publisher_options import PublisherOptions, PublisherStats

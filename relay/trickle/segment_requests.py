@@ -11,9 +11,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from relay.trickle.backoff import FruitlessPacer, RetryBudget
+from relay.backoff import FruitlessPacer, RetryBudget
+from relay.log_limit import LimitedLog
 from relay.trickle.http_client import ChannelClient, HttpFailure
-from relay.trickle.log_limit import LimitedLog
 from relay.trickle.protocol import Reply, ReplyKind
 from relay.trickle.segment_get import SegmentGet
 from relay.trickle.subscriber_options import SubscriberOptions

@@ -15,6 +15,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_writer import StreamWriter
 
+from relay.log_limit import LimitedLog
 from relay.trickle.channel import (
     Channel,
     ChannelEnded,
@@ -26,7 +27,6 @@ from relay.trickle.channel import (
 )
 from relay.trickle.channel_registry import ChannelRegistry, TooManyChannels
 from relay.trickle.channel_url import redact_name
-from relay.trickle.log_limit import LimitedLog
 from relay.trickle.protocol import (
     CHANGES_CHANNEL,
     CLOSED,

@@ -20,11 +20,11 @@ from types import TracebackType
 import aiohttp
 import structlog
 
-from relay.trickle.backoff import RetryBudget, backoff_delays
+from relay.backoff import RetryBudget, backoff_delays
+from relay.log_limit import LimitedLog
 from relay.trickle.channel_url import ChannelUrl
 from relay.trickle.errors import ProtocolError, RefusedError, TrickleError, UnavailableError
 from relay.trickle.http_client import ChannelClient, HttpFailure, describe, is_final_failure
-from relay.trickle.log_limit import LimitedLog
 from relay.trickle.protocol import EndReason, Reply, ReplyKind, StartPosition, SymbolicNumber
 from relay.trickle.replay_guard import HEAD_BYTES, ReplayGuard
 from relay.trickle.segment_cursor import SegmentCursor, Step

@@ -33,6 +33,7 @@ LEVELS = {
     "relay.backoff": 0,
     "relay.config": 0,
     "relay.errors": 0,
+    "relay.log_limit": 0,
     "relay.redaction": 0,
     "relay.session_config": 0,
     "relay.session_state": 0,

@@ -14,7 +14,7 @@ import structlog
 from aiohttp.http_exceptions import BadHttpMessage
 
 from relay.config import LogFormat, LogLevel
-from relay.observe.log import ThrottledLog, configure_logging
+from relay.observe.log import configure_logging
 from tests.logging_state import logging_restored
 
 Lines = Callable[[], list[dict[str, Any]]]
@@ -181,55 +181,3 @@ def test_malformed_http_is_no_error_of_ours(lines: Lines) -> None:
         logging.getLogger("aiohttp.server").exception("Error handling request from %s", "h")
     logging.getLogger("aiohttp.server").error("a real one")
     assert [line["event"] for line in lines()] == ["a real one"]
-
-
-class TestThrottledLog:
-    """At most one line a second for each key, and none forgotten in silence."""
-
-    def make(self) -> tuple[ThrottledLog, list[dict[str, Any]], list[float]]:
-        written: list[dict[str, Any]] = []
-        now = [100.0]
-
-        class Recorder:
-            def warning(self, event: str, **fields: Any) -> None:
-                written.append({"event": event, **fields})
-
-        return ThrottledLog(Recorder(), clock=lambda: now[0]), written, now
-
-    def test_first_is_written_and_the_next_second_says_how_many_were_not(self) -> None:
-        """A burst becomes one line now and a count later."""
-        log, written, now = self.make()
-        assert log.warning("queue.overflow", queue="decoded_frames")
-        for _ in range(30):
-            now[0] += 1 / 31
-            assert not log.warning("queue.overflow", queue="decoded_frames")
-        now[0] += 0.1
-        assert log.warning("queue.overflow", queue="decoded_frames")
-        assert written == [
-            {"event": "queue.overflow", "queue": "decoded_frames"},
-            {"event": "queue.overflow", "queue": "decoded_frames", "suppressed": 30},
-        ]
-
-    def test_keys_are_independent(self) -> None:
-        """One noisy queue does not hide another's first drop."""
-        log, written, _ = self.make()
-        log.warning("queue.overflow", key="a")
-        log.warning("queue.overflow", key="b")
-        log.warning("queue.overflow", key="a")
-        assert len(written) == 2
-
-    def test_rare_events_carry_no_count(self) -> None:
-        """A line a minute is each written as it is."""
-        log, written, now = self.make()
-        log.warning("event")
-        now[0] += 60
-        log.warning("event")
-        assert written == [{"event": "event"}, {"event": "event"}]
-
-    def test_keys_do_not_pile_up(self) -> None:
-        """Keys that come from outside can't grow its memory."""
-        log, _, now = self.make()
-        for index in range(5000):
-            now[0] += 0.001
-            log.warning("event", key=str(index))
-        assert len(log._next_at) <= 256

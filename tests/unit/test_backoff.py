@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import islice
 
-from relay.trickle.backoff import FruitlessPacer, RetryBudget, backoff_delays
-from relay.trickle.log_limit import LimitedLog
+from relay.backoff import FruitlessPacer, RetryBudget, backoff_delays
+from relay.log_limit import LimitedLog
 
 
 def test_delays_double_up_to_their_maximum() -> None:
