@@ -172,7 +172,7 @@ class Channel:
         while True:
             if self.ended:
                 raise ChannelEnded(self.name)
-            self._expire()
+            self.expire()
             if (buffer := self._segments.get(number)) is not None:
                 return buffer
             if number not in self._claims and not self.edge <= number <= self.edge + 1:
@@ -296,7 +296,7 @@ class Channel:
         self.release(buffer)
         self._on_evicted(buffer)
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
         """Drop complete segments that are older than the window allows."""
         if self._window_s is None:
             return
@@ -363,7 +363,7 @@ class Channel:
             self._close_buffer(orphan.buffer, truncated=True)
         self._wake(number, buffer)
         self.edge = max(self.edge, number + 1)
-        self._expire()
+        self.expire()
         while len(self._segments) > self._window_segments:
             self._evict(self._segments[min(self._segments)])
         self._refuse_passed()

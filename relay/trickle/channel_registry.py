@@ -40,7 +40,10 @@ class ChannelRegistry:
         self._channels: dict[str, Channel] = {}
         self._tombstones: dict[str, tuple[float, int]] = {}
         self._evicted: dict[SegmentBuffer, None] = {}
-        if options.changefeed:
+
+    def open(self) -> None:
+        """Begin the changefeed, if there is to be one. Must run inside the event loop."""
+        if self._options.changefeed:
             self.create(CHANGES_CHANNEL, "application/json")
 
     def __len__(self) -> int:
@@ -65,7 +68,7 @@ class ChannelRegistry:
             raise TooManyChannels(name)
         channel = Channel(
             name,
-            content_type or DEFAULT_CONTENT_TYPE,
+            _safe_content_type(content_type),
             window_segments=self._options.window_segments,
             window_s=self._options.window_s,
             resume_grace_s=self._options.resume_grace_s,
@@ -122,6 +125,7 @@ class ChannelRegistry:
         """Close channels that nothing happened on for the idle timeout."""
         now = self._clock()
         for name, channel in tuple(self._channels.items()):
+            channel.expire()
             if channel.waiting_readers and self._options.waiting_readers_keep_alive:
                 channel.touch()
             if name != CHANGES_CHANNEL and now - channel.active_at >= self._options.idle_timeout_s:
@@ -192,6 +196,12 @@ class ChannelRegistry:
         claim = feed.claim(feed.edge)
         claim.append(json.dumps(message).encode())
         claim.finish()
+
+
+def _safe_content_type(content_type: str) -> str:
+    """As it was sent, unless it could not be sent on as a header."""
+    usable = content_type.isascii() and content_type.isprintable() and content_type.strip()
+    return content_type if usable else DEFAULT_CONTENT_TYPE
 
 
 async def sweep_regularly(registry: ChannelRegistry, options: ServerOptions) -> None:

@@ -68,7 +68,7 @@ def redact_name(name: str) -> str:
     """A channel name for logs: its beginning, and a fingerprint if that is not all of it."""
     if len(name) <= _SHOWN_CHARACTERS:
         return name
-    fingerprint = hashlib.sha256(name.encode()).hexdigest()[:6]
+    fingerprint = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:6]
     return f"{name[:_SHOWN_CHARACTERS]}~{fingerprint}"
 
 

@@ -16,6 +16,7 @@ import aiohttp
 from yarl import URL
 
 from relay.trickle.channel_url import ChannelUrl
+from relay.trickle.errors import TrickleError
 from relay.trickle.protocol import Reply, parse_number
 
 READ_BUFFER_BYTES = 1 << 16
@@ -27,10 +28,7 @@ HttpFailure = (aiohttp.ClientError, OSError, TimeoutError)
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOptions:
-    """How one channel is connected to.
-
-    Raises nothing by itself; a wrong certificate surfaces as RefusedError when connecting.
-    """
+    """How one channel is connected to."""
 
     connect_timeout_s: float = 8.0
     """For a free connection of the session and for the connection to stand."""
@@ -64,6 +62,9 @@ class ChannelClient:
         channel: where.
         session: used and not closed; None makes one of its own, closed by `aclose`.
         options: how.
+
+    Raises:
+        TrickleError: a token and credentials in the URL.
     """
 
     def __init__(
@@ -78,6 +79,11 @@ class ChannelClient:
         self._owns_session = session is None
         self._headers = {"Accept-Encoding": "identity", **options.headers}
         if options.token is not None:
+            if channel.channel.raw_user is not None:
+                raise TrickleError(
+                    f"{channel.redacted}: give a token or credentials in the URL, not both",
+                    code="bad_channel_url",
+                )
             self._headers["Authorization"] = f"Bearer {options.token}"
         # No limit on the whole exchange, nor on silence within it: the callers have their own.
         self._timeout = aiohttp.ClientTimeout(

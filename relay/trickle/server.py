@@ -144,6 +144,7 @@ class TrickleServer:
         await self.aclose()
 
     async def _run_sweeper(self, _: web.Application) -> AsyncIterator[None]:
+        self.registry.open()
         sweeper = asyncio.create_task(
             sweep_regularly(self.registry, self.options), name="trickle sweep"
         )

@@ -123,7 +123,7 @@ class TrickleHandlers:
             return True
         scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
         return scheme.lower() == "bearer" and hmac.compare_digest(
-            sent.strip().encode(), token.encode()
+            sent.strip().encode("utf-8", "surrogateescape"), token.encode()
         )
 
     async def _ask_hook(self, hook: Hook | None, asked: ChannelRequest) -> web.Response | None:

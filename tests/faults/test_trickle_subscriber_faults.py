@@ -479,6 +479,26 @@ async def test_a_length_that_is_not_reached_is_a_cut() -> None:
         assert await receive(server) == [(0, whole)]
 
 
+async def test_garbage_instead_of_a_chunk_is_a_cut() -> None:
+    """So is a reply that is no HTTP at all: asked for again."""
+    asked = 0
+
+    async def garbled(exchange: Exchange) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            exchange.writer.write(b"this is not HTTP\r\n\r\n")
+        elif asked == 2:
+            await exchange.start(200, seq(0))
+            await exchange.chunk(b"one")
+            exchange.writer.write(b"no size\r\n")
+        else:
+            await exchange.reply(200, seq(0), b"onetwo")
+
+    async with serving(garbled) as server:
+        assert await receive(server) == [(0, b"onetwo")]
+
+
 async def test_a_cut_segment_that_is_gone_keeps_what_had_arrived() -> None:
     """Also what waited in our own buffers when the cut came; the loss is marked and counted."""
     first = bytes(100_000)

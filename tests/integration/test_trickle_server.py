@@ -8,7 +8,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from relay.trickle.protocol import RESET, SEQ
 from relay.trickle.server import TrickleServer
 from relay.trickle.server_options import ChannelRequest, HookRefusal, ServerOptions
 from tests.peers.raw_client import RawConnection, RawReply, ask, connect
@@ -657,3 +660,45 @@ async def test_stopping_the_server_ends_every_channel_and_takes_no_time() -> Non
         await writer.close()
         await stopping
         await server.aclose()
+
+
+printable = st.characters(min_codepoint=0x21, max_codepoint=0xFF, exclude_characters="\x7f")
+parts = st.one_of(
+    st.sampled_from(["camera", "next", "_changes", "0", "-1", "-2", "%2F", "%00", "%ff%fe", ""]),
+    st.text(printable, max_size=20),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    requests=st.lists(
+        st.tuples(
+            st.sampled_from(["GET", "POST", "DELETE", "PUT", "HEAD", "PATCH"]),
+            st.lists(parts, max_size=3).map("/".join),
+            st.dictionaries(
+                st.sampled_from(["Content-Type", "Expect-Content", "Authorization", RESET, SEQ]),
+                st.text(printable, max_size=12),
+            ),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_nothing_that_is_asked_is_a_server_error(
+    requests: list[tuple[str, str, dict[str, str]]],
+) -> None:
+    """Whatever the verb, the path and the headers; and the server goes on."""
+
+    async def talk() -> None:
+        async with serving(changefeed=True, token="t") as server:
+            for method, path, headers in requests:
+                for token in ({}, {"Authorization": "Bearer t"}):
+                    async with connect(server.url) as connection:
+                        await connection.send(method, "/" + path, {**headers, **token}, b"")
+                        with contextlib.suppress(TimeoutError):
+                            async with asyncio.timeout(0.05):  # it may rightly wait
+                                assert (await connection.head()).status < 500
+            alive = await ask(server.url, "POST", "/alive/0", {"Authorization": "Bearer t"}, b"x")
+            assert alive.status == 200
+
+    asyncio.run(talk())

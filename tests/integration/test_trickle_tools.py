@@ -30,7 +30,10 @@ pytestmark = pytest.mark.timeout(60, method="signal")
 async def tool(*arguments: str, **streams: int) -> AsyncIterator[asyncio.subprocess.Process]:
     """`python -m relay.trickle ...`, killed if the test leaves it running."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "relay.trickle", *arguments, **{"stderr": PIPE, **streams}
+        *(sys.executable, "-m", "relay.trickle", *arguments),
+        **{"stderr": PIPE, **streams},
+        # Whoever runs the tests in the background has SIGINT ignored, and would pass that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         yield process
