@@ -138,6 +138,19 @@ def test_make_targets_that_are_named_exist(page: Path) -> None:
     assert set(re.findall(r"\bmake ([a-z-]+)\b(?=[`\n])", page.read_text())) - targets == set()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_programs_that_are_named_exist(page: Path) -> None:
+    """What is run with `python -m` is a module that can be run."""
+    modules = set(re.findall(r"\bpython -m ([\w.]+\w)", page.read_text())) - {"pytest"}
+    files = {name: ROOT.joinpath(*name.split(".")) for name in modules}
+    missing = {
+        name
+        for name, path in files.items()
+        if not path.with_suffix(".py").exists() and not (path / "__main__.py").exists()
+    }
+    assert missing == set()
+
+
 # -- README.md and docs/api.md -----------------------------------------------------------------
 
 
