@@ -67,7 +67,7 @@ async def test_without_the_pairing_bug_overload_drops_but_names_rightly() -> Non
     """With the bug off, every output carries the timestamp of the picture it shows."""
     faults = Faults(process_ms=(50,), pairing_bug=False)
     async with ComfyStreamStandIn(faults=faults) as standin, connect(standin.url, PASS) as peer:
-        await peer.stream(range(45), fps=60)
+        await peer.stream(range(150), fps=60)
         await peer.wait_pictures(8)
         first = peer.pictures[0]
         assert first.number is not None
