@@ -471,6 +471,7 @@ async def test_a_writer_that_is_refused_while_it_sends_still_sees_the_reply() ->
         await writer.send("POST", "/camera/0", chunked=True)
         for _ in range(10):
             await writer.chunk(bytes(50_000))
+            await asyncio.sleep(0.02)
         reply = await writer.reply()
         assert (reply.status, reply.headers["connection"]) == (413, "close")
         assert len((await get(server, "/camera/0")).body) <= 100_000

@@ -91,12 +91,16 @@ async def test_positions_are_resolved_against_the_edge() -> None:
     assert (channel.edge, channel.resolve_read(-1), channel.resolve_read(-2)) == (3, 3, 2)
 
 
-async def test_the_window_keeps_five_segments_and_a_preconnect_takes_no_place() -> None:
-    """After 0..5, 1..5 are readable; a POST that waits for its first byte changes nothing."""
+async def test_the_window_keeps_five_segments_and_who_waits_takes_no_place() -> None:
+    """After 0..5, 1..5 are readable; neither a POST without a byte nor a waiting GET, at the
+    edge or beyond it, changes that."""
     channel = make_channel()
     write(channel, *range(6))
     channel.claim(6)
+    readers = [await waiting(channel, number) for number in (6, 7)]
     assert await readable(channel, *range(6)) == [1, 2, 3, 4, 5]
+    channel.close()
+    await asyncio.gather(*readers, return_exceptions=True)
 
 
 async def test_the_window_may_be_limited_in_time_too() -> None:
@@ -187,11 +191,14 @@ async def test_a_preconnect_below_the_window_is_refused_and_its_readers_told() -
         await reading
 
 
-@pytest.mark.parametrize("state", ["live", "complete", "too_old"])
+@pytest.mark.parametrize("state", ["preconnected", "live", "complete", "too_old"])
 async def test_one_writer_for_each_number(state: str) -> None:
-    """A second one is refused, while the first writes, after it has ended, and when it is old."""
+    """A second one is refused: before the first has a byte, while it writes, after it has
+    ended, and when the number is old."""
     channel = make_channel()
-    if state == "live":
+    if state == "preconnected":
+        channel.claim(0)
+    elif state == "live":
         channel.claim(0).append(b"x")
     elif state == "complete":
         write(channel, 0)
