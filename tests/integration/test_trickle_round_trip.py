@@ -9,6 +9,7 @@ from relay.trickle.protocol import EndReason
 from relay.trickle.publisher import TricklePublisher
 from relay.trickle.server import TrickleServer
 from relay.trickle.subscriber import TrickleSubscriber
+from tests.peers.waiting import until
 
 
 async def test_segments_arrive_whole_in_order_and_end_with_the_channel() -> None:
@@ -23,6 +24,7 @@ async def test_segments_arrive_whole_in_order_and_end_with_the_channel() -> None
 
         async with TricklePublisher(url, session=session) as publisher:
             task = asyncio.create_task(subscribe())
+            await until(lambda: server.stats.readers)
             for number in range(3):
                 segment = await publisher.next_segment()
                 assert segment.seq == number
@@ -61,6 +63,7 @@ async def test_two_megabytes_written_and_closed_at_once_arrive_whole() -> None:
         publisher = TricklePublisher(url)
         await publisher.start()
         reading = asyncio.create_task(anext(subscriber))
+        await until(lambda: server.stats.readers)
         writer = await publisher.next_segment()
         await writer.write(payload)
         closing = asyncio.create_task(publisher.aclose())
