@@ -20,7 +20,7 @@ class SubscriberOptions:
     """How long a channel that does not exist yet is waited for."""
     retry_budget_s: float = 30.0
     """How long refused connections and 5xx are retried before they are an error."""
-    header_timeout_s: float = 5.0
+    header_timeout_s: float = 3.0
     """For the reply about a segment that is known to exist. A long poll for one that has not
     begun is looked after this often, and goes on for as long as the server says it is right."""
     body_stall_s: float = 5.0
