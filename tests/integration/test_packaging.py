@@ -230,9 +230,8 @@ def test_the_image_starts_without_what_only_tests_need(image: Image) -> None:
     result = image.run(*image.command, "--version")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("trickle-relay ")
-    packages = image.run("python", "-m", "pip", "freeze").stdout
-    assert "aiortc==" in packages
-    assert "pytest" not in packages
+    assert image.run("python", "-c", "import aiortc").returncode == 0
+    assert image.run("python", "-c", "import pytest").returncode != 0
 
 
 async def test_the_image_serves_is_healthy_and_stops(image: Image) -> None:
