@@ -21,14 +21,9 @@ from aiohttp import web
 from relay import __version__
 from relay.api.app import build_app, make_runner
 from relay.comfystream.workflows import TextWorkflowError
-from relay.config import (
-    EventLoop,
-    LoadedSettings,
-    Settings,
-    SettingsError,
-    load_settings,
-    print_lines,
-)
+from relay.config import EventLoop, Settings
+from relay.config_show import print_lines
+from relay.config_sources import LoadedSettings, SettingsError, load_settings
 from relay.observe.log import configure_logging
 from relay.sessions import SessionManager
 

@@ -2,47 +2,19 @@
 
 Where a value comes from, first match wins: command-line flag, `RELAY_*` in the environment,
 `RELAY_*` in `.env` in the working directory, default. `Settings(...)` itself reads nothing: it
-takes what it is given, so a test depends on no environment.
+takes what it is given, so a test depends on no environment; `relay.config_sources` reads.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
-import os
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic.fields import FieldInfo
-from pydantic_settings import (
-    BaseSettings,
-    DotEnvSettingsSource,
-    EnvSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
-from yarl import URL
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from relay.errors import RelayError
-from relay.redaction import mask_credentials
+from relay.config_values import Capacity, IceServers, Origins, Seconds, ServerUrl, Size
 from relay.session_config import Fit
-from relay.validation import LARGEST_SIZE, SMALLEST_SIZE, check_server_url, problem_in_words
 
 PREFIX = "RELAY_"
 
@@ -75,73 +47,6 @@ class EventLoop(StrEnum):
 
     ASYNCIO = "asyncio"
     UVLOOP = "uvloop"
-
-
-class IceServer(BaseModel):
-    """A STUN or TURN server, as W3C's RTCIceServer writes it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    urls: Annotated[tuple[str, ...], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
-    username: str | None = None
-    credential: SecretStr | None = None
-
-    @field_validator("urls")
-    @classmethod
-    def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or not all(re.fullmatch(r"(stun|turn)s?:[^\s@/]+", url) for url in value):
-            raise ValueError("must be stun:host:port or turn:host:port, one or a list of them")
-        return value
-
-    def to_dict(self) -> dict[str, Any]:
-        """The plain form, secrets included, without the fields that are not set."""
-        plain = self.model_dump(exclude_none=True)
-        if self.credential is not None:
-            plain["credential"] = self.credential.get_secret_value()
-        return plain | {"urls": list(self.urls)}
-
-
-def _split(value: object) -> object:
-    """A list from JSON or from text separated by commas."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        return _decode(value)
-    return [part.strip() for part in value.split(",") if part.strip()]
-
-
-def _decode(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise ValueError("must be a list in JSON") from None
-
-
-def _check_origin(value: str) -> str:
-    if value == "*":
-        raise ValueError("must not be '*': name the origins, as in https://app.example.com")
-    try:
-        url = URL(value)
-        origin = url.origin()
-    except ValueError:
-        raise ValueError("must be origins, as in https://app.example.com:8443") from None
-    if url.scheme not in ("http", "https") or url != origin or url.raw_user is not None:
-        raise ValueError("must be origins: http:// or https://, a host, perhaps a port, no path")
-    return str(origin)  # as browsers write it: without the scheme's own port
-
-
-def _check_even(value: int) -> int:
-    if value % 2:
-        raise ValueError("must be even: H.264 pictures have half as many chroma samples a side")
-    return value
-
-
-Size = Annotated[int, Field(ge=SMALLEST_SIZE, le=LARGEST_SIZE), AfterValidator(_check_even)]
-Capacity = Annotated[int, Field(ge=1, le=10_000)]
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-ServerUrl = Annotated[str, AfterValidator(check_server_url)]
 
 
 class Settings(BaseSettings):
@@ -225,7 +130,7 @@ class Settings(BaseSettings):
     stop_timeout_s: Seconds = Field(
         2.0, description="Time to end a session, or on shutdown all of them, in good order."
     )
-    ice_servers: Annotated[tuple[IceServer, ...], NoDecode, BeforeValidator(_decode)] = Field(
+    ice_servers: IceServers = Field(
         (),
         description="STUN and TURN servers, as JSON:"
         ' `[{"urls": "turn:host:3478", "username": "...", "credential": "..."}]`.',
@@ -240,11 +145,9 @@ class Settings(BaseSettings):
         description="Take a returned frame when its last packet is here, instead of when the"
         " next frame begins.",
     )
-    cors_origins: Annotated[
-        tuple[Annotated[str, AfterValidator(_check_origin)], ...],
-        NoDecode,
-        BeforeValidator(_split),
-    ] = Field((), description="Web origins whose pages may call the API, separated by commas.")
+    cors_origins: Origins = Field(
+        (), description="Web origins whose pages may call the API, separated by commas."
+    )
     max_body_bytes: int = Field(
         1024 * 1024, ge=1024, le=64 * 1024 * 1024, description="Largest request body."
     )
@@ -275,163 +178,6 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
-class SettingsError(RelayError):
-    """The settings can't be used.
-
-    Args:
-        faults: each names its setting and says what to do.
-    """
-
-    code = "invalid_settings"
-
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("; ".join(faults))
-        self.faults = faults
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedSettings:
-    """Settings, and where each came from."""
-
-    settings: Settings
-    origins: Mapping[str, str]
-    """By setting: ``flag``, ``env``, ``.env`` or ``default``."""
-    warnings: tuple[str, ...]
-    """What was found but is not a setting."""
-
-
 def variable_name(setting: str) -> str:
     """The environment variable of a setting."""
     return PREFIX + setting.upper()
-
-
-def load_settings(
-    flags: Mapping[str, Any] | None = None, env_file: Path = Path(".env")
-) -> LoadedSettings:
-    """Read every source and validate the result once.
-
-    Args:
-        flags: what the command line gave, by setting; None stands for not given.
-
-    Raises:
-        SettingsError: with every fault.
-    """
-    given: dict[str, Any] = {k: v for k, v in (flags or {}).items() if v is not None}
-    origins = dict.fromkeys(given, "flag")
-    from_file = _read_env_file(env_file)
-    for origin, values in (
-        ("env", EnvSettingsSource(Settings)()),
-        (".env", {name: from_file[name] for name in from_file if name in Settings.model_fields}),
-    ):
-        for name, value in values.items():
-            if name not in given:
-                given[name] = value
-                origins[name] = origin
-    try:
-        settings = Settings(**given)
-    except ValidationError as error:
-        faults = error.errors(include_url=False)
-        raise SettingsError([_fault(fault, given, origins) for fault in faults]) from None
-    full = {name: origins.get(name, "default") for name in Settings.model_fields}
-    return LoadedSettings(settings, full, tuple(_unknown_variables(from_file)))
-
-
-def print_lines(loaded: LoadedSettings) -> list[str]:
-    """One line for each setting: variable, value with secrets masked, origin."""
-    rows = [
-        (variable_name(name), shown_value(getattr(loaded.settings, name)), loaded.origins[name])
-        for name in Settings.model_fields
-    ]
-    name_width = max(len(row[0]) for row in rows)
-    value_width = min(48, max(len(row[1]) for row in rows))
-    return [f"{n:<{name_width}}  {v:<{value_width}}  {origin}" for n, v, origin in rows]
-
-
-def settings_table() -> str:
-    """The settings as a Markdown table; README.md holds it between its settings markers."""
-    lines = ["| Variable | Default | Meaning |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        default = shown_value(field.default)
-        shown = f"`{default}`" if default else "none"
-        lines.append(f"| `{variable_name(name)}` | {shown} | {field.description} |")
-    return "\n".join(lines)
-
-
-def shown_value(value: object) -> str:
-    """A setting's value as one would write it in `.env`, secrets masked."""
-    match value:
-        case None | ():
-            return ""
-        case bool():
-            return str(value).lower()
-        case (IceServer(), *_):
-            assert isinstance(value, tuple)
-            return json.dumps([s.model_dump(mode="json", exclude_none=True) for s in value])
-        case tuple():
-            return ",".join(str(part) for part in value)
-        case float():
-            return f"{value:g}" if value != int(value) else f"{value:.1f}"
-        case _:
-            return mask_credentials(str(value))
-
-
-def _read_env_file(path: Path) -> dict[str, Any]:
-    """What a `.env` file sets, under setting names where they are settings."""
-    if not path.is_file():
-        return {}
-    try:
-        return DotEnvSettingsSource(Settings, env_file=path, env_file_encoding="utf-8")()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SettingsError([f"{path} can't be read: {reason}"]) from None
-
-
-def _fault(error: Mapping[str, Any], given: Mapping[str, Any], origins: Mapping[str, str]) -> str:
-    problem = problem_in_words(error)
-    if not error["loc"]:
-        return problem
-    name = str(error["loc"][0])
-    if name not in Settings.model_fields:
-        return f"{name} is not a setting"
-    inner = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error["loc"][1:])
-    match origins[name]:
-        case "flag":
-            where = f"--{name.replace('_', '-')}"
-        case ".env":
-            where = f"{variable_name(name)}{inner} in .env"
-        case _:
-            where = f"{variable_name(name)}{inner} in the environment"
-    value = given[name]
-    if _shows_input(Settings.model_fields[name]) and isinstance(value, str | int | float):
-        problem += f", not {mask_credentials(str(value))[:60]!r}"
-    if isinstance(value, str) and value.startswith("tcp://"):
-        problem += (
-            " (Kubernetes sets this for a Service named relay:"
-            " rename it, or set enableServiceLinks: false)"
-        )
-    return f"{where} {problem}"
-
-
-def _shows_input(field: FieldInfo) -> bool:
-    """Lists of servers hold credentials, and long problems speak for themselves."""
-    return field.annotation in (int, float, bool, LogLevel, LogFormat, EventLoop, Fit)
-
-
-_OTHERS_VARIABLES = re.compile(
-    r"RELAY_((PORT|SERVICE)_.*"  # Kubernetes links to a Service named relay
-    r"|IMAGE|CONTAINER)"  # docker-build.sh and docker-compose.yml
-)
-
-
-def _unknown_variables(from_file: Mapping[str, Any]) -> list[str]:
-    known = {variable_name(name) for name in Settings.model_fields}
-    found = {name.upper(): "the environment" for name in os.environ}
-    found |= {name.upper(): ".env" for name in from_file}
-    warnings = []
-    for name, where in sorted(found.items()):
-        if not name.startswith(PREFIX) or name in known or _OTHERS_VARIABLES.fullmatch(name):
-            continue
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        warnings.append(f"{name} in {where} is not a setting{hint}")
-    return warnings

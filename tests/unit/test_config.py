@@ -8,16 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from relay.config import (
-    LoadedSettings,
-    LogLevel,
-    Settings,
-    SettingsError,
-    load_settings,
-    print_lines,
-    settings_table,
-    variable_name,
-)
+from relay.config import LogLevel, Settings, variable_name
+from relay.config_show import print_lines, settings_table
+from relay.config_sources import LoadedSettings, SettingsError, load_settings
 
 ROOT = Path(__file__).parents[2]
 PACKAGING_VARIABLES = {"RELAY_IMAGE", "RELAY_CONTAINER"}
