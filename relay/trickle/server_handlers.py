@@ -96,13 +96,13 @@ class TrickleHandlers:
         if number is None:
             return _text(400, "Invalid idx")
         match request.method:
-            case "GET":
+            case "GET" | "HEAD":
                 return await self._read(request, name, number)
             case "POST":
                 return await self._write(request, name, number)
             case "DELETE":
                 return self._delete_segment(name, number)
-        return _not_allowed("GET, POST, DELETE")
+        return _not_allowed("GET, HEAD, POST, DELETE")
 
     # -- paths and rights -------------------------------------------------------------------
 
@@ -182,8 +182,8 @@ class TrickleHandlers:
             return self._refuse(503, "the server holds as many channels as it may", _RETRY_AFTER)
 
     def _next(self, request: web.Request, name: str) -> web.Response:
-        if request.method != "GET":
-            return _not_allowed("GET")
+        if request.method not in ("GET", "HEAD"):
+            return _not_allowed("GET, HEAD")
         channel = self._registry.get(name)
         if channel is None:
             return self._no_channel(name)
@@ -230,6 +230,8 @@ class TrickleHandlers:
             headers[LATEST] = str(channel.edge)
             return web.Response(headers=headers)
         headers["Content-Type"] = channel.content_type
+        if request.method == "HEAD":
+            return web.StreamResponse(headers=headers)
         stream = _SegmentResponse(headers=headers)
         try:
             writer = await stream.prepare(request)

@@ -8,9 +8,17 @@ import contextlib
 
 import pytest
 
+from relay.trickle.protocol import RESET
 from relay.trickle.server_options import ChannelRequest, HookRefusal
 from tests.peers.raw_client import ask, connect
-from tests.peers.trickle_serving import claimed, get, post, registered, serving
+from tests.peers.trickle_serving import (
+    claimed,
+    get,
+    post,
+    registered,
+    serving,
+    start_segment,
+)
 from tests.peers.waiting import until
 
 # -- addresses and verbs --------------------------------------------------------------------
@@ -41,7 +49,9 @@ async def test_negative_numbers_have_no_effect_beyond_their_meaning(
     """The ones that crash or lock the reference server are plain errors, and the channel lives."""
     async with serving() as server:
         await post(server, "/camera/0", b"x")
-        assert (await ask(server.url, method, f"/camera/{number}")).status == 400
+        for channel in ("camera", "other"):
+            assert (await ask(server.url, method, f"/{channel}/{number}")).status == 400
+        assert server.registry.names == ["camera"]
         assert (await post(server, "/camera/1", b"y")).status == 200
         assert (await get(server, "/camera/next")).body == b"2"
 
@@ -86,11 +96,44 @@ async def test_other_verbs_are_405_and_say_which_are_not() -> None:
         for method, path, allowed in (
             ("GET", "/camera", "POST, DELETE"),
             ("PUT", "/camera", "POST, DELETE"),
-            ("PUT", "/camera/0", "GET, POST, DELETE"),
-            ("POST", "/camera/next", "GET"),
+            ("HEAD", "/camera", "POST, DELETE"),
+            ("PUT", "/camera/0", "GET, HEAD, POST, DELETE"),
+            ("POST", "/camera/next", "GET, HEAD"),
         ):
-            reply = await ask(server.url, method, path)
-            assert (reply.status, reply.headers["allow"]) == (405, allowed)
+            async with connect(server.url) as connection:
+                await connection.send(method, path)
+                reply = await connection.head()
+                assert (reply.status, reply.headers["allow"]) == (405, allowed)
+
+
+async def test_head_is_get_without_the_body() -> None:
+    """Again and again on one connection: a byte of body would be taken for the next head. The
+    live segment is answered at once, and no reader is left behind."""
+    async with serving() as server, connect(server.url) as writer, connect(server.url) as prober:
+        await post(server, "/camera/0", b"whole", Expect_Content="video/MP2T")
+        await post(server, "/camera/1", b"")
+        await start_segment(writer, 2, b"live")
+        await until(lambda: server.stats.segments == 3)
+        expected = {
+            "/camera/0": (200, 0, 3),
+            "/camera/1": (200, 1, 3),
+            "/camera/-2": (200, 2, None),
+            "/camera/next": (200, None, 3),
+            "/camera/9": (470, 9, 3),
+            "/camera/x": (400, None, None),
+            "/other/0": (404, None, None),
+        }
+        for _ in range(20):
+            for path, headers in expected.items():
+                await prober.send("HEAD", path)
+                reply = await prober.head()
+                assert (reply.status, reply.seq, reply.latest) == headers
+                assert "transfer-encoding" not in reply.headers
+        await until(lambda: not server.stats.readers)
+        await prober.send("HEAD", "/camera/3")
+        await registered(server, "camera", readers=1)
+        await post(server, "/camera/3", b"begun")
+        assert (await prober.head()).seq == 3
 
 
 # -- creating and deleting (reference tests 1, 4-8) ------------------------------------------
@@ -310,6 +353,68 @@ async def test_a_waiting_reader_gets_no_header_before_the_first_byte() -> None:
             assert not done
             await writer.chunk(b"x")
             assert (await head).headers["lp-trickle-size"] == "0"
+
+
+async def test_latest_is_the_edge_at_the_moment_the_headers_leave() -> None:
+    """Not when the request came: what began while it waited counts."""
+    async with serving() as server:
+        async with (
+            connect(server.url) as first,
+            connect(server.url) as second,
+            connect(server.url) as reader,
+        ):
+            await start_segment(first, 0, b"")
+            await start_segment(second, 1, b"")
+            await claimed(server, "camera", 0)
+            await claimed(server, "camera", 1)
+            await reader.send("GET", "/camera/0")
+            await registered(server, "camera", readers=1)
+            await second.chunk(b"1")
+            await until(lambda: server.stats.segments == 1)
+            await first.chunk(b"0")
+            head = await reader.head()
+            assert (head.seq, head.latest) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "seq", "latest", "closed"),
+    [
+        ("POST", "/new/7", {}, 200, 7, None, False),
+        ("POST", "/new/-1", {}, 200, 0, None, False),
+        ("POST", "/camera/-1", {}, 200, 2, None, False),
+        ("POST", "/camera/1", {}, 409, 1, 2, False),
+        ("POST", "/camera/1", {RESET: "1"}, 409, 1, 2, False),
+        ("POST", "/camera/3", {"Content-Length": 101}, 413, 3, None, False),
+        ("GET", "/camera/0", {}, 200, 0, 2, False),
+        ("GET", "/camera/1", {}, 200, 1, None, False),
+        ("GET", "/camera/-2", {}, 200, 1, None, False),
+        ("GET", "/camera/4", {}, 470, 4, 2, False),
+        ("GET", "/camera/next", {}, 200, None, 2, False),
+        ("DELETE", "/camera/1", {}, 200, 1, None, False),
+        ("GET", "/gone/0", {}, 404, None, None, True),
+        ("GET", "/gone/next", {}, 404, None, None, True),
+        ("POST", "/gone/1", {}, 404, None, None, True),
+    ],
+)
+async def test_the_trickle_headers_of_each_reply(
+    method: str,
+    path: str,
+    headers: dict[str, object],
+    status: int,
+    seq: int | None,
+    latest: int | None,
+    closed: bool,
+) -> None:
+    """Whatever a reply is about, it says which number, where the edge is, or that it is over."""
+    async with serving(max_segment_bytes=100) as server:
+        for number in range(2):
+            await post(server, f"/camera/{number}", b"x")
+        await post(server, "/gone", b"")
+        await ask(server.url, "DELETE", "/gone")
+        body = None if method != "POST" else bytes(int(str(headers.get("Content-Length", 1))))
+        reply = await ask(server.url, method, path, headers, body)
+        assert reply.status == status
+        assert (reply.seq, reply.latest, reply.closed) == (seq, latest, closed)
 
 
 async def test_an_empty_segment() -> None:

@@ -6,11 +6,16 @@ import asyncio
 import contextlib
 
 import pytest
+import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay.trickle.errors import RefusedError
+from relay.trickle.http_client import ConnectionOptions
 from relay.trickle.protocol import RESET, SEQ
 from relay.trickle.server import TrickleServer
+from relay.trickle.server_options import ServerOptions
+from tests.peers.quick import publisher, subscriber
 from tests.peers.raw_client import ask, connect
 from tests.peers.trickle_serving import get, post, registered, serving, start_segment
 from tests.peers.waiting import until
@@ -34,9 +39,10 @@ async def test_a_stalled_reader_is_dropped_and_hurts_nobody() -> None:
                 assert len((await whole).body) == 1 + 200 * 100_000
 
 
-async def test_as_many_readers_and_channels_as_the_limits_say() -> None:
+@pytest.mark.parametrize("limit", ["max_readers_per_channel", "max_readers"])
+async def test_as_many_readers_and_channels_as_the_limits_say(limit: str) -> None:
     """One more is 503 with Retry-After."""
-    async with serving(max_readers_per_channel=1, max_channels=1) as server:
+    async with serving(max_channels=1, **{limit: 1}) as server:
         await post(server, "/camera", b"")
         async with connect(server.url) as reader:
             await reader.send("GET", "/camera/0")
@@ -98,6 +104,50 @@ async def test_the_changefeed_can_be_read_but_not_written() -> None:
         reply = await get(server, "/_changes/-2")
         assert reply.headers["content-type"] == "application/json"
         assert reply.body == b'{"added": ["camera"], "channels": ["_changes", "camera"]}'
+
+
+async def test_the_changefeed_tells_that_the_server_stops() -> None:
+    """A reader gets the removal of each channel, then the feed is closed too."""
+    async with contextlib.AsyncExitStack() as stack:
+        server = TrickleServer(options=ServerOptions(changefeed=True))
+        await server.start()
+        server.create_channel("camera")
+        waiting = await stack.enter_async_context(connect(server.url))
+        following = await stack.enter_async_context(connect(server.url))
+        await waiting.send("GET", "/_changes/2")
+        await following.send("GET", "/_changes/3")
+        await registered(server, "_changes", readers=2)
+        stopping = asyncio.create_task(server.aclose())
+        told = await waiting.reply()
+        assert told.body == b'{"removed": ["camera"], "channels": ["_changes"]}'
+        assert (await following.reply()).closed
+        await stopping
+
+
+async def test_logs_hold_neither_names_nor_tokens() -> None:
+    """A name is often all that protects a channel; none of it beyond its beginning is logged, by
+    server, publisher or subscriber, also when things go wrong."""
+    name, token = "3f9a77c1e2-very-secret", "token-of-the-channel"
+    with structlog.testing.capture_logs() as logs:
+        async with serving(token=token, max_channels=1, write_deadline_s=0.1) as server:
+            url = server.url + name
+            connection = ConnectionOptions(token=token)
+            source = subscriber(url, start=0, connection=connection)
+            async with publisher(url, connection=connection) as sink:
+                segment = await sink.next_segment()
+                await segment.write(b"x")
+                await (await anext(aiter(source))).read_chunk()
+                await segment.abandon()
+                full = await post(server, f"/{name}-two", b"x", Authorization=f"Bearer {token}")
+                assert full.status == 503
+                with pytest.raises(RefusedError):
+                    await publisher(url).start()
+            await source.aclose()
+    events = {line["event"] for line in logs}
+    assert {"trickle.server.channel_created", "trickle.publisher.segment_lost"} <= events
+    shown = repr(logs)
+    assert name[:6] in shown
+    assert not any(secret in shown for secret in (name[6:], token))
 
 
 async def test_stopping_the_server_ends_every_channel_and_takes_no_time() -> None:

@@ -90,6 +90,12 @@ class RawConnection:
         provisional, self._provisional = self._provisional, 0
         return RawReply(int(status), reason, headers, provisional=provisional)
 
+    async def provisional(self) -> int:
+        """The status of the next reply, which has to be a provisional one."""
+        line = (await self._reader.readuntil(b"\r\n\r\n")).split(b" ", 2)
+        assert line[1].startswith(b"1"), line
+        return int(line[1])
+
     async def body_chunk(self) -> bytes:
         """The next bytes of the reply's body; empty at its end."""
         if not self._chunked:

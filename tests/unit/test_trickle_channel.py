@@ -468,3 +468,33 @@ async def test_the_changefeed_tells_each_change_and_the_whole_state() -> None:
     registry.close_all("test")
     assert (await reading).read_at(0).startswith(b'{"added": ["last"]')
     assert len(registry) == 0
+
+
+async def test_the_options_of_a_server_reach_its_channels() -> None:
+    """Window by count and by time, the size of a segment, and the grace of one that broke off."""
+    clock = Clock()
+    registry = make_registry(
+        clock, window_segments=3, window_s=10.0, max_segment_bytes=5, resume_grace_s=0.0
+    )
+    channel = registry.create("camera", "")
+    write(channel, *range(5))
+    assert await readable(channel, *range(5)) == [2, 3, 4]
+    clock.now += 11.0
+    assert await readable(channel, *range(5)) == []
+    claim = channel.claim(5)
+    claim.append(b"12345")
+    claim.lose()
+    async with asyncio.timeout(5):
+        reader = SegmentReader(await channel.segment(5))
+        assert [await reader.read(), await reader.read()] == [b"12345", b""]
+    with pytest.raises(OverLimit):
+        channel.claim(6).append(b"123456")
+
+
+async def test_tombstones_do_not_pile_up() -> None:
+    """Names that are made and deleted for ever take no more memory than the channels may."""
+    registry = make_registry(Clock(), max_channels=2)
+    for number in range(10):
+        registry.create(f"camera-{number}", "")
+        registry.delete(f"camera-{number}", "test")
+    assert [n for n in range(10) if registry.is_buried(f"camera-{n}")] == [8, 9]
