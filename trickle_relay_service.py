@@ -115,6 +115,8 @@ def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]
     try:
         import uvloop
     except ImportError:
+        if settings.event_loop is EventLoop.AUTO:
+            return None
         raise SettingsError(
             ["RELAY_EVENT_LOOP is uvloop, which is not installed; install it or use asyncio"]
         ) from None

@@ -45,6 +45,8 @@ class LogFormat(StrEnum):
 class EventLoop(StrEnum):
     """Which event loop runs the service."""
 
+    AUTO = "auto"
+    """uvloop where it is installed."""
     ASYNCIO = "asyncio"
     UVLOOP = "uvloop"
 
@@ -152,7 +154,8 @@ class Settings(BaseSettings):
         1024 * 1024, ge=1024, le=64 * 1024 * 1024, description="Largest request body."
     )
     event_loop: EventLoop = Field(
-        EventLoop.ASYNCIO, description="`asyncio`, or `uvloop` for a little less CPU."
+        EventLoop.AUTO,
+        description="`uvloop`, `asyncio`, or `auto`: uvloop where it is installed.",
     )
 
     @model_validator(mode="after")
