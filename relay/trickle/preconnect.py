@@ -174,7 +174,7 @@ class Preconnect:
                 raise self._refused(reply)
             if reply.kind not in (ReplyKind.NO_CHANNEL, ReplyKind.CLOSED):
                 # A server from before /next answers 400, or something of its own.
-                return SymbolicNumber.NEXT
+                return int(SymbolicNumber.NEXT)
             if await self._create():
                 return 0
             if time.monotonic() >= waiting_until:
@@ -239,8 +239,11 @@ class Preconnect:
             return post.seq + 1
         # The server chose the number and tells it in its reply, after the segment's end.
         await post.wait_done()
+        # What it left open is closed by a reset: DELETE needs the number, and DELETE of -1 locks
+        # a channel of the reference for good.
+        self.reset_next = post.left_open
         if post.reply is None or post.reply.seq is None:
-            return SymbolicNumber.NEXT
+            return int(SymbolicNumber.NEXT)
         return post.reply.seq + 1
 
     async def _connect(self, number: int, *, reset: bool | None = None) -> SegmentPost:

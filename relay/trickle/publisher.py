@@ -238,11 +238,7 @@ class TricklePublisher:
         )
         if not isinstance(error, SegmentLostError):
             self._preconnect.end(error)
-        elif post.reply is not None and post.reply.kind is not ReplyKind.RETRY:
-            pass  # the server ended the segment, and says so
-        elif post.seq < 0:
-            self._preconnect.reset_next = True
-        elif post.bytes_sent:
+        elif post.left_open and post.seq >= 0:
             self._spawn(self._close_segment(post.seq), f"trickle DELETE {post.seq}")
         return error
 

@@ -136,6 +136,15 @@ class SegmentPost:
         """The final reply came before our own end of the body."""
         return self.reply is not None and self.ended_at is None
 
+    @property
+    def left_open(self) -> bool:
+        """Whether the server may have a part of the segment and wait for more.
+
+        The reference does after a cut, and after one that it answered with 500; a segment that
+        it ended itself is closed.
+        """
+        return self.bytes_sent > 0 and (self.reply is None or self.reply.kind is ReplyKind.RETRY)
+
     async def wait_opened(self) -> None:
         """Until the headers are on the wire, or the request has failed. Raises neither."""
         await asyncio.wait({self._body.opened, self.task}, return_when=asyncio.FIRST_COMPLETED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import structlog
 
 from relay.trickle.errors import (
     ChannelNotFoundError,
@@ -104,6 +105,16 @@ async def test_a_server_that_is_not_there_yet_is_waited_for() -> None:
     with pytest.raises(UnavailableError, match="can't connect"):
         await sink.start()
     assert sink.end_reason is EndReason.UNREACHABLE
+
+
+async def test_a_server_that_takes_connections_and_says_nothing_is_given_up() -> None:
+    """Each short request has its limit, all of them the budget."""
+    async with PeerServer(Exchange.gone) as server:
+        connection = ConnectionOptions(connect_timeout_s=0.05, reply_timeout_s=0.05)
+        sink = publisher(server.url + "camera", connection=connection, retry_budget_s=0.3)
+        with pytest.raises(UnavailableError, match="timed out"):
+            await sink.start()
+        assert 2 <= len(server.of("GET", "next")) < 10
 
 
 # -- stalls and ends ----------------------------------------------------------------------
@@ -230,20 +241,23 @@ async def test_few_segments_are_under_way_at_once() -> None:
             assert (await third).seq == 2
 
 
-async def test_deleting_a_channel_that_is_gone_already_is_fine() -> None:
+@pytest.mark.parametrize("code", [400, 404])
+async def test_deleting_a_channel_that_is_gone_already_is_fine(code: int) -> None:
     """400 and 404 both mean that there is nothing left to delete."""
 
     async def respond(exchange: Exchange) -> None:
         if exchange.request.method == "DELETE":
-            await exchange.reply(400)
+            await exchange.reply(code)
         else:
             await taker._respond(exchange)
 
     taker = Taker()
     async with PeerServer(respond) as server:
-        async with publisher(server.url + "camera") as sink:
-            await (await send(sink, b"x")).close()
+        with structlog.testing.capture_logs() as logs:
+            async with publisher(server.url + "camera") as sink:
+                await (await send(sink, b"x")).close()
         assert len(server.of("DELETE", "camera")) == 1
+        assert not [line for line in logs if line["log_level"] != "info"]
 
 
 async def test_the_channel_can_be_left_for_another_publisher() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 
 import aiohttp
@@ -17,7 +18,7 @@ from relay.trickle.errors import (
 from relay.trickle.http_client import ConnectionOptions, new_session
 from relay.trickle.protocol import EndReason
 from relay.trickle.publisher import TricklePublisher
-from tests.peers.http_wire import Exchange
+from tests.peers.http_wire import Exchange, PeerServer
 from tests.peers.quick import PUBLISHER, publisher
 from tests.peers.taking_server import (
     Answer,
@@ -159,14 +160,19 @@ async def test_a_taken_segment_without_a_byte_survives_the_loss_of_its_connectio
         assert sink.stats.segments_lost == 0
 
 
-async def test_what_the_server_may_have_is_never_sent_twice() -> None:
-    """Cut after a first byte: lost, deleted for its readers, and the next one is whole."""
+@pytest.mark.parametrize("code", [None, 500, 503])
+async def test_what_the_server_may_have_is_never_sent_twice(code: int | None) -> None:
+    """Cut, or failed, after a first byte: lost, deleted for its readers (the reference leaves a
+    segment open that it answered with 500), and the next one is whole."""
 
-    async def cut(exchange: Exchange) -> None:
+    async def fail(exchange: Exchange) -> None:
         await exchange.body_chunk()
-        exchange.cut(reset=True)
+        if code is None:
+            exchange.cut(reset=True)
+        else:
+            await exchange.reply(code)
 
-    taker = Taker({0: [cut]})
+    taker = Taker({0: [fail]})
     async with taker.server as server, publisher(server.url + "camera") as sink:
         segment = await sink.next_segment()
         await segment.write(b"first")
@@ -179,6 +185,52 @@ async def test_what_the_server_may_have_is_never_sent_twice() -> None:
         assert (sink.stats.segments_lost, sink.stats.segments_accepted) == (1, 1)
 
 
+async def test_a_refused_end_of_a_segment_is_a_loss() -> None:
+    """All of it was sent, and the server says no: close() does not report a success, and nothing
+    is sent again."""
+
+    async def refuse(exchange: Exchange) -> None:
+        await exchange.body()
+        await exchange.reply(409, {"Lp-Trickle-Seq": 0, "Lp-Trickle-Latest": 1})
+
+    taker = Taker({0: [refuse]})
+    async with taker.server as server, publisher(server.url + "camera") as sink:
+        segment = await send(sink, b"x")
+        with pytest.raises(SegmentLostError, match="status 409"):
+            await segment.close()
+        await (await send(sink, b"y")).close()
+        assert taker.bodies == {1: b"y"}
+        assert len(server.of("POST", 0)) == 1
+        assert (sink.stats.segments_lost, sink.stats.segments_accepted) == (1, 1)
+        assert not server.of("DELETE", 0)
+
+
+async def test_a_broken_segment_whose_number_only_the_server_knows_is_closed_by_a_reset() -> None:
+    """Never by DELETE of -1, which locks a channel of the reference server for good."""
+
+    async def cut(exchange: Exchange) -> None:
+        await exchange.body_chunk()
+        exchange.cut(reset=True)
+
+    async def old_server(exchange: Exchange) -> None:
+        if exchange.request.last == "next":
+            await exchange.reply(400, {}, b"Invalid idx")
+        else:
+            await taker._respond(exchange)
+
+    taker = Taker({-1: [cut]})
+    async with PeerServer(old_server) as server:
+        async with publisher(server.url + "camera") as sink:
+            segment = await sink.next_segment()
+            await segment.write(b"first")
+            with pytest.raises(SegmentLostError):
+                await write_until_it_fails(segment)
+            await (await send(sink, b"second")).close()
+        assert [request.last for request in server.of("DELETE")] == ["camera"]
+        assert [r.headers.get("lp-trickle-reset") for r in server.of("POST", -1)[:2]] == ["1", "1"]
+        assert taker.bodies == {-1: b"second"}
+
+
 async def test_the_budget_of_retries_is_time_and_its_end_is_the_end() -> None:
     """A server that fails for longer than that is unreachable, and the reason is kept."""
     taker = Taker({0: [status(503)] * 1000})
@@ -189,6 +241,7 @@ async def test_the_budget_of_retries_is_time_and_its_end_is_the_end() -> None:
         with pytest.raises(UnavailableError, match="status 503"):
             await sink.next_segment()
         assert sink.end_reason is EndReason.UNREACHABLE
+        assert len(server.of("POST", 0)) < 10  # with pauses that grow
         await sink.aclose()
 
 
@@ -276,6 +329,20 @@ async def test_an_idle_channel_is_kept_alive() -> None:
             await segment.write(b"b")
             await segment.close()
             assert taker.bodies[segment.seq] == b"ab"
+
+
+async def test_an_exception_in_the_middle_of_a_segment_gives_it_up() -> None:
+    """An encoder that failed has not made a segment: its readers get a short one, and are freed."""
+    taker = Taker()
+    async with taker.server as server, publisher(server.url + "camera") as sink:
+        with contextlib.suppress(ZeroDivisionError):
+            async with await sink.next_segment() as segment:
+                await segment.write(b"part")
+                raise ZeroDivisionError
+        await (await send(sink, b"whole")).close()
+        await server.wait_for("DELETE", 0)
+        assert (taker.cut, taker.bodies) == ({0}, {1: b"whole"})
+        assert (sink.stats.segments_lost, sink.stats.segments_accepted) == (1, 1)
 
 
 async def test_a_session_with_too_few_connections_is_an_error_not_a_silence() -> None:

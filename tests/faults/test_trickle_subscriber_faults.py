@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from relay.trickle.errors import ProtocolError, RefusedError, UnavailableError
+from relay.trickle.http_client import ConnectionOptions
 from relay.trickle.protocol import EndReason, StartPosition
 from tests.peers.http_wire import Exchange, PeerServer
 from tests.peers.quick import read_all, subscriber
@@ -171,6 +172,43 @@ async def test_the_retry_budget_is_time_and_its_end_is_an_error() -> None:
             with pytest.raises(UnavailableError, match=r"for 0.3 s: it answers with status 503"):
                 await anext(aiter(source))
         assert source.end_reason is EndReason.UNREACHABLE
+        assert len(server.requests) < 10  # with pauses that grow
+        await source.aclose()
+
+
+async def test_a_server_that_takes_connections_and_says_nothing_is_given_up() -> None:
+    """The question where to begin has its limit, and all attempts have the budget."""
+    async with PeerServer(Exchange.gone) as server:
+        connection = ConnectionOptions(connect_timeout_s=0.05, reply_timeout_s=0.05)
+        source = subscriber(server.url + "camera", connection=connection, retry_budget_s=0.3)
+        with pytest.raises(UnavailableError, match="timed out"):
+            await anext(aiter(source))
+        assert 2 <= len(server.of("GET", "next")) < 10
+        await source.aclose()
+
+
+async def test_a_number_that_nobody_comes_to_write_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Too far ahead is no failure, but has its limit: then the channel is followed where it is."""
+    monkeypatch.setattr("relay.trickle.subscriber._AHEAD_LIMIT_S", 0.2)
+
+    async def respond(exchange: Exchange) -> None:
+        last = exchange.request.last
+        if last == "next":
+            await exchange.reply(200, {"Lp-Trickle-Latest": 3}, b"3")
+        elif last == "100":
+            await exchange.reply(470, seq(100, Lp_Trickle_Latest=3), b"Entry not found")
+        elif last == "3":
+            await exchange.reply(200, seq(3), b"3")
+        else:
+            await exchange.reply(200, CLOSED)
+
+    async with PeerServer(respond) as server:
+        source = subscriber(server.url + "camera", start=100)
+        assert await read_all(source) == [(3, b"3")]
+        assert (source.stats.restarts, source.stats.retries) == (1, 0)
+        assert 2 <= len(server.of("GET", 100)) < 8
         await source.aclose()
 
 
