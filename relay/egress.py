@@ -1,13 +1,12 @@
 """The second half of the path: processed units in, encode, mux, into output segments.
 
 A processed picture is decoded (if the server sent it encoded) and encoded again in one call on a
-codec thread, under the source's pts; muxing is cheap and stays on the event loop. Audio comes
-past the server and joins here, in time with the video it belongs to.
+codec thread, under the source's pts; muxing is cheap and stays on the event loop. Sound joins
+here, in time with the video it belongs to (`output_audio`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +20,8 @@ from relay.media.access_unit import (
     MediaKind,
 )
 from relay.media.decoder import VideoDecoder
-from relay.media.interleaver import AudioInterleaver
 from relay.media.segment_encoder import SegmentChunk, TrickleSegmentEncoder
+from relay.output_audio import OutputAudio
 from relay.processor import ProcessedUnit
 from relay.publish import OutputSegment
 from relay.queues import MediaQueue, QueueClosed
@@ -37,9 +36,10 @@ class Egress:
     """From processed units to output segments.
 
     Args:
-        make_encoder: makes the segment encoder when the first picture is here, given the audio
-            stream that the segments have to announce.
-        audio_stream: tells the input's audio stream, None while there is none.
+        make_encoder: makes the segment encoder when the output begins, given whether to announce
+            video and the audio stream to announce.
+        video_listed: tells whether the input has video now.
+        audio_stream: tells the output's audio stream, None while there is none.
     """
 
     def __init__(
@@ -47,7 +47,8 @@ class Egress:
         processed: MediaQueue[ProcessedUnit],
         segments: MediaQueue[OutputSegment],
         codecs: CodecExecutor,
-        make_encoder: Callable[[ElementaryStream | None], TrickleSegmentEncoder],
+        make_encoder: Callable[[bool, ElementaryStream | None], TrickleSegmentEncoder],
+        video_listed: Callable[[], bool],
         audio_stream: Callable[[], ElementaryStream | None],
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -59,20 +60,17 @@ class Egress:
         self._segments = segments
         self._codecs = codecs
         self._make_encoder = make_encoder
+        self._video_listed = video_listed
         self._audio_stream = audio_stream
-        self._clock = clock
-        self._interleaver = AudioInterleaver()
+        self.audio = OutputAudio(
+            self._write, self._begin_without_picture, video_listed, clock=clock
+        )
+        """Where sound joins the pictures."""
+        self._picture_taken = False
         self._decoder: VideoDecoder | None = None
         self._encoder: TrickleSegmentEncoder | None = None
         self._segment: OutputSegment | None = None
-        self._video_begun = False
         self._last_pts: int | None = None
-        self._audio_timer: asyncio.TimerHandle | None = None
-
-    def add_audio(self, unit: AccessUnit) -> None:
-        """Take an audio unit from the input, untouched. On the event loop."""
-        self._write(self._interleaver.audio(unit, self._clock()))
-        self._arm_audio_timer()
 
     async def run(self) -> None:
         """Work until `processed` has ended, then end the segment and its queue.
@@ -85,14 +83,14 @@ class Egress:
                 processed = await self._processed.get()
                 if not self._in_order(processed):
                     continue
+                self._picture_taken = True
                 for unit in await self._codecs.run(self._transcode, processed):
                     self.encoded.tick()
-                    self._write(self._interleaver.video(unit))
+                    self.audio.video(unit)
         except QueueClosed:
-            self._write(self._interleaver.flush())
+            self.audio.flush()
         finally:
-            if self._audio_timer is not None:
-                self._audio_timer.cancel()
+            self.audio.close()
             if self._segment is not None:
                 self._segment.finish()
             self._segments.close()
@@ -119,7 +117,7 @@ class Egress:
         units = []
         for frame in frames:
             if self._encoder is None:
-                self._encoder = self._make_encoder(self._audio_stream())
+                self._encoder = self._make_encoder(True, self._audio_stream())
             units += self._encoder.encode_picture(frame)
         return units
 
@@ -128,18 +126,16 @@ class Egress:
             self._decoder = VideoDecoder(unit.stream.codec)
         return self._decoder.decode(unit)
 
+    def _begin_without_picture(self) -> None:
+        if self._encoder is None and not self._picture_taken:
+            self._encoder = self._make_encoder(self._video_listed(), self._audio_stream())
+
     def _write(self, units: list[AccessUnit]) -> None:
         if self._encoder is None or self._segments.closed:
             return
         for unit in units:
-            if unit.stream.kind is MediaKind.VIDEO:
-                self._video_begun = True
-                chunks = self._encoder.mux(unit)
-            elif not self._video_begun:
-                continue  # the output begins with a picture
-            else:
-                chunks = self._encoder.add_audio(unit)
-            for chunk in chunks:
+            is_video = unit.stream.kind is MediaKind.VIDEO
+            for chunk in self._encoder.mux(unit) if is_video else self._encoder.add_audio(unit):
                 self._append(chunk)
 
     def _append(self, chunk: SegmentChunk) -> None:
@@ -150,24 +146,9 @@ class Egress:
             self._segments.put_nowait(self._segment)
         self._segment.append(chunk)
 
-    def _arm_audio_timer(self) -> None:
-        deadline = self._interleaver.deadline
-        if deadline is not None and self._audio_timer is None:
-            loop = asyncio.get_running_loop()
-            self._audio_timer = loop.call_later(
-                max(0.0, deadline - self._clock()), self._release_late_audio
-            )
-
-    def _release_late_audio(self) -> None:
-        self._audio_timer = None
-        self._write(self._interleaver.expire(self._clock()))
-        self._arm_audio_timer()
-
     def status(self) -> dict[str, Any]:
         """The encoder's part of the session status."""
         return {
             "fps_encoded": round(self.encoded.rate, 1),
             "frames_out_of_order": self.out_of_order,
-            "audio_waiting": len(self._interleaver),
-            "audio_released_late": self._interleaver.released_late,
-        }
+        } | self.audio.status()

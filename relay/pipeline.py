@@ -80,14 +80,15 @@ class PipelineResources:
         )
 
     def make_segment_encoder(
-        self, config: SessionConfig, audio: ElementaryStream | None
+        self, config: SessionConfig, *, video: bool, audio: ElementaryStream | None
     ) -> TrickleSegmentEncoder:
-        """For the output channel."""
+        """For the output channel, with the streams to announce from its start."""
         return TrickleSegmentEncoder(
             config.width,
             config.height,
             config.segment_seconds,
             audio=audio,
+            video=video,
             bit_rate=self.settings.video_bitrate or None,
         )
 
@@ -131,11 +132,12 @@ class Pipeline:
             self._processed,
             self._segments,
             resources.codecs,
-            lambda audio: resources.make_segment_encoder(config, audio),
+            lambda video, audio: resources.make_segment_encoder(config, video=video, audio=audio),
+            lambda: decoder.video is not None,
             lambda: decoder.audio,
         )
         self._ingest = Ingest(
-            self._subscriber, decoder, resources.codecs, self._decoded, self._egress.add_audio
+            self._subscriber, decoder, resources.codecs, self._decoded, self._egress.audio.add
         )
         self._processor = processor
         self._publish = Publish(publisher, self._segments)

@@ -92,11 +92,14 @@ class TsMuxer:
             The tables under a new version, to be written before the next unit; nothing if nothing
             changed.
         """
-        if (video, audio) == (self._video, self._audio):
-            return b""
-        self._video, self._audio = video, audio
-        self._version = (self._version + 1) & 0x1F
-        return self.begin_segment()
+        return self.begin_segment() if self._change_streams(video, audio) else b""
+
+    def adopt(self, stream: ElementaryStream) -> None:
+        """Let the tables that `begin_segment` writes next announce this stream of its kind."""
+        if stream.kind is MediaKind.VIDEO:
+            self._change_streams(stream, self._audio)
+        else:
+            self._change_streams(self._video, stream)
 
     def mux(self, unit: AccessUnit) -> bytes:
         """The transport packets of one access unit, tables in front if its stream is a new one."""
@@ -127,6 +130,15 @@ class TsMuxer:
             adaptation = bytes((flags,)) + adaptation
         header = _pes_header(stream_id, unit.pts, unit.dts, len(data), aligned=pid == VIDEO_PID)
         return tables + self._pes_packets(pid, adaptation, header + data)
+
+    def _change_streams(
+        self, video: ElementaryStream | None, audio: ElementaryStream | None
+    ) -> bool:
+        if (video, audio) == (self._video, self._audio):
+            return False
+        self._video, self._audio = video, audio
+        self._version = (self._version + 1) & 0x1F
+        return True
 
     def _is_new_time_line(self, dts: int) -> bool:
         before, self._last_clock_dts = self._last_clock_dts, dts

@@ -30,6 +30,7 @@ class TrickleSegmentEncoder:
         width, height: of the pictures to come first.
         segment_seconds: nominal length, by the pictures' own time.
         audio: the audio stream to announce from the start, if there will be one.
+        video: whether to announce video from the start; without, pictures may still come later.
         fps_hint, bit_rate, keyframe_seconds: see `VideoEncoder`.
     """
 
@@ -40,6 +41,7 @@ class TrickleSegmentEncoder:
         segment_seconds: float = 1.0,
         *,
         audio: ElementaryStream | None = None,
+        video: bool = True,
         fps_hint: float = 30.0,
         bit_rate: int | None = None,
         keyframe_seconds: float = 10.0,
@@ -47,8 +49,9 @@ class TrickleSegmentEncoder:
         self._fps_hint = fps_hint
         self._bit_rate = bit_rate
         self._keyframe_seconds = keyframe_seconds
-        self._muxer = SegmentMuxer(H264_STREAM, audio, segment_seconds)
-        self._encoder: VideoEncoder | None = self._open(width, height)
+        self._muxer = SegmentMuxer(H264_STREAM if video else None, audio, segment_seconds)
+        self._encoder: VideoEncoder | None = self._open(width, height) if video else None
+        self._finished = False
         self._cut = False
 
     @property
@@ -76,10 +79,12 @@ class TrickleSegmentEncoder:
         Raises:
             MediaError: x264 failed or does not take this size, or `finish` was called.
         """
-        if self._encoder is None:
+        if self._finished:
             raise MediaError("the segment encoder is finished", code="encoder_closed")
         size = frame.frame.width, frame.frame.height
-        if size != (self._encoder.width, self._encoder.height):
+        if self._encoder is None:
+            self._encoder = self._open(*size)
+        elif size != (self._encoder.width, self._encoder.height):
             encoder = self._open(*size)
             self._encoder.close()
             self._encoder = encoder
@@ -101,6 +106,7 @@ class TrickleSegmentEncoder:
 
     def finish(self) -> list[SegmentChunk]:
         """Free the encoder. Nothing is ever held back, so nothing comes out. Idempotent."""
+        self._finished = True
         if self._encoder is not None:
             self._encoder.close()
             self._encoder = None

@@ -134,8 +134,10 @@ class SegmentMuxer:
         return [self._chunk(unit, starts)]
 
     def _chunk(self, unit: AccessUnit, starts: bool) -> SegmentChunk:
-        data = self._muxer.mux(unit)
+        tables = b""
         if starts:
             self.segments += 1
-            data = self._muxer.begin_segment() + data
+            self._muxer.adopt(unit.stream)
+            tables = self._muxer.begin_segment()
+        data = tables + self._muxer.mux(unit)
         return SegmentChunk(data, starts, unit.pts, unit.arrived_at, unit.stream.kind)

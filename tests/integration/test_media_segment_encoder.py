@@ -247,3 +247,36 @@ def test_a_libav_reader_has_each_picture_with_its_last_byte(
         source.close()
         reader.join(timeout=10)
     assert out == [chunk.pts for chunk in video]
+
+
+def test_an_output_that_begins_with_sound_goes_on_with_pictures(tmp_path: Path) -> None:
+    """The pictures that come later begin a segment with tables that list them; the whole is one
+    clean stream, every table packet in its order."""
+    decoder, items = decoded("main_b_frames")
+    pictures = [i for i in items if isinstance(i, DecodedFrame)]
+    sound = [i for i in items if isinstance(i, AccessUnit)]
+    encoder = TrickleSegmentEncoder(320, 240, 0.5, audio=sound[0].stream, video=False, fps_hint=25)
+    half = pictures[len(pictures) // 2].pts
+    chunks: list[SegmentChunk] = []
+    for item in sorted(items, key=lambda item: item.pts):
+        if isinstance(item, AccessUnit):
+            chunks += encoder.add_audio(item)
+        elif item.pts >= half:
+            chunks += encoder.encode(item)
+    encoder.finish()
+    decoder.close()
+    segments = segments_of(chunks)
+    first_with_video = next(c for c in chunks if c.kind is MediaKind.VIDEO)
+    assert first_with_video.starts_segment
+    alone = TsDemuxer()
+    alone.feed(segments[0], 0.0)
+    assert (alone.video, alone.audio) == (None, sound[0].stream)
+    joined = TsDemuxer()
+    units = joined.feed(b"".join(segments), 0.0) + joined.segment_boundary(0.0)
+    assert joined.stats.continuity_errors == 0
+    assert [u.pts for u in units if u.stream.kind is MediaKind.AUDIO] == [u.pts for u in sound]
+    shown = [u.pts for u in units if u.stream.kind is MediaKind.VIDEO]
+    assert shown == [p.pts for p in pictures if p.pts >= half]
+    path = tmp_path / "late.ts"
+    path.write_bytes(b"".join(segments[2:]))
+    assert ffmpeg("-i", path, "-f", "null", "-") == ""
