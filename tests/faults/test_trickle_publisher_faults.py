@@ -205,7 +205,10 @@ async def test_a_refused_end_of_a_segment_is_a_loss() -> None:
         assert not server.of("DELETE", 0)
 
 
-async def test_a_broken_segment_whose_number_only_the_server_knows_is_closed_by_a_reset() -> None:
+@pytest.mark.parametrize("code", [400, 405, 501])
+async def test_a_broken_segment_whose_number_only_the_server_knows_is_closed_by_a_reset(
+    code: int,
+) -> None:
     """Never by DELETE of -1, which locks a channel of the reference server for good."""
 
     async def cut(exchange: Exchange) -> None:
@@ -214,7 +217,7 @@ async def test_a_broken_segment_whose_number_only_the_server_knows_is_closed_by_
 
     async def old_server(exchange: Exchange) -> None:
         if exchange.request.last == "next":
-            await exchange.reply(400, {}, b"Invalid idx")
+            await exchange.reply(code)
         else:
             await taker._respond(exchange)
 
@@ -243,6 +246,40 @@ async def test_the_budget_of_retries_is_time_and_its_end_is_the_end() -> None:
         assert sink.end_reason is EndReason.UNREACHABLE
         assert len(server.of("POST", 0)) < 10  # with pauses that grow
         await sink.aclose()
+
+
+async def test_a_preconnect_that_stood_for_a_while_renews_the_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A proxy that cuts idle connections does so for ever; that is no failing server."""
+    monkeypatch.setattr("relay.trickle.preconnect._STANDING_S", 0.05)
+
+    async def drop(exchange: Exchange) -> None:
+        await asyncio.sleep(0.1)
+        exchange.cut()
+
+    taker = Taker({0: [drop] * 5})
+    async with taker.server as server:
+        async with publisher(server.url + "camera", retry_budget_s=0.3) as sink:
+            await server.wait_for("POST", 0, count=6)
+            await (await send(sink, b"x")).close()
+            assert taker.bodies == {0: b"x"}
+
+
+async def test_an_accepted_segment_renews_the_budget() -> None:
+    """A server that fails now and then, for longer in all than the budget, is no dead one."""
+
+    async def fail(exchange: Exchange) -> None:
+        await asyncio.sleep(0.1)
+        await exchange.reply(503)
+
+    taker = Taker({number: [fail] for number in range(5)})
+    async with taker.server as server:
+        async with publisher(server.url + "camera", retry_budget_s=0.3) as sink:
+            for number in range(5):
+                await server.wait_for("POST", number, count=2)
+                await (await send(sink, b"%d" % number)).close()
+            assert taker.bodies == {number: b"%d" % number for number in range(5)}
 
 
 # -- what peers do on the way -------------------------------------------------------------

@@ -124,6 +124,38 @@ async def test_a_resumed_segment_with_other_bytes_is_not_mixed_in() -> None:
         await source.aclose()
 
 
+async def test_a_resumed_segment_of_another_number_is_not_mixed_in() -> None:
+    """However alike they begin: what the server calls something else is something else."""
+    asked = 0
+
+    async def renumbered(exchange: Exchange) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await exchange.start(200, seq(0))
+            await exchange.chunk(b"same")
+            await asyncio.sleep(0.01)
+            exchange.cut()
+        else:
+            await exchange.reply(200, seq(9), b"same beginning")
+
+    async with serving(renumbered, b"1") as server:
+        source = subscriber(server.url + "camera", start=0)
+        segment = await anext(aiter(source))
+        assert await segment.read() == b"same"
+        assert segment.truncated
+        await source.aclose()
+
+
+async def test_a_message_that_broke_off_is_left_out() -> None:
+    """Half a message is none; the next one is whole."""
+    async with serving(cut_after(b'{"half', reset=False, then=470), b'{"a": 1}') as server:
+        source = subscriber(server.url + "control", start=0)
+        assert [message async for message in source.messages()] == [b'{"a": 1}']
+        assert source.stats.truncated_segments == 1
+        await source.aclose()
+
+
 async def test_a_resumed_segment_that_is_shorter_now_ends_there() -> None:
     """Nothing is invented, and nothing hangs."""
     async with serving(cut_after(b"long part", reset=False, then=b"long"), b"1") as server:

@@ -99,6 +99,29 @@ async def test_a_higher_seq_is_a_reported_gap() -> None:
         await source.aclose()
 
 
+@pytest.mark.parametrize("code", [400, 405, 501])
+async def test_without_next_the_server_finds_the_start_and_its_reply_pins_it(code: int) -> None:
+    """Older servers answer /next with one of these; from the first Seq on numbers are plain."""
+
+    async def respond(exchange: Exchange) -> None:
+        match exchange.request.last:
+            case "next":
+                await exchange.reply(code)
+            case "-2":
+                await exchange.reply(200, seq(6), b"6")
+            case "7":
+                await exchange.reply(200, seq(7), b"7")
+            case _:
+                await exchange.reply(200, CLOSED)
+
+    async with PeerServer(respond) as server:
+        source = subscriber(server.url + "camera")
+        assert await read_all(source) == [(6, b"6"), (7, b"7")]
+        assert source.end_reason is EndReason.CLOSED
+        assert len(server.of("GET", -2)) == 1
+        await source.aclose()
+
+
 # -- refusals -----------------------------------------------------------------------------
 
 
@@ -173,6 +196,30 @@ async def test_the_retry_budget_is_time_and_its_end_is_an_error() -> None:
                 await anext(aiter(source))
         assert source.end_reason is EndReason.UNREACHABLE
         assert len(server.requests) < 10  # with pauses that grow
+        await source.aclose()
+
+
+async def test_a_useful_reply_renews_the_budget() -> None:
+    """A server that fails now and then, for longer in all than the budget, is no dead one."""
+
+    def failing_once(body: bytes) -> Callable[[Exchange], Awaitable[None]]:
+        failed = False
+
+        async def respond(exchange: Exchange) -> None:
+            nonlocal failed
+            if failed:
+                await exchange.reply(200, seq(int(exchange.request.last)), body)
+            else:
+                failed = True
+                await asyncio.sleep(0.1)
+                await exchange.reply(503)
+
+        return respond
+
+    async with serving(*(failing_once(b"%d" % n) for n in range(5))) as server:
+        source = subscriber(server.url + "camera", start=0, retry_budget_s=0.3)
+        assert await read_all(source) == [(n, b"%d" % n) for n in range(5)]
+        assert source.stats.retries == 5
         await source.aclose()
 
 
@@ -268,6 +315,22 @@ async def test_the_end_of_a_channel_is_told_apart(
         source = subscriber(server.url + "camera", start=0)
         assert await read_all(source) == [(0, b"0")]
         assert source.end_reason is reason
+        await source.aclose()
+
+
+async def test_a_channel_that_was_there_to_begin_with_is_gone() -> None:
+    """It told us its edge, and then there was none: that is not one that never existed."""
+
+    async def respond(exchange: Exchange) -> None:
+        if exchange.request.last == "next":
+            await exchange.reply(200, {"Lp-Trickle-Latest": 3}, b"3")
+        else:
+            await exchange.reply(404)
+
+    async with PeerServer(respond) as server:
+        source = subscriber(server.url + "camera", wait_for_channel_s=60.0)
+        assert await read_all(source) == []
+        assert source.end_reason is EndReason.GONE
         await source.aclose()
 
 
@@ -397,17 +460,21 @@ async def test_an_idle_long_poll_is_refreshed_under_the_same_number() -> None:
             await source.aclose()
 
 
-async def test_a_server_that_cuts_idle_long_polls_does_not_use_up_the_budget() -> None:
-    """Servers with a write timeout close a waiting GET: it is made again, same number."""
+async def test_a_server_that_cuts_idle_long_polls_does_not_use_up_the_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Servers with a write timeout close a waiting GET: it is made again, same number, for as
+    long as it takes."""
+    monkeypatch.setattr("relay.trickle.subscriber._HELD_OPEN_S", 0.05)
     cuts = 0
 
     async def respond(exchange: Exchange) -> None:
         nonlocal cuts
         if exchange.request.last == "next":
             await exchange.reply(200, {"Lp-Trickle-Latest": 0}, b"0")
-        elif cuts < 3:
+        elif cuts < 6:
             cuts += 1
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
             exchange.cut()
         elif exchange.request.last == "0":
             await exchange.reply(200, seq(0), b"0")
@@ -415,6 +482,7 @@ async def test_a_server_that_cuts_idle_long_polls_does_not_use_up_the_budget() -
             await exchange.reply(200, CLOSED)
 
     async with PeerServer(respond) as server:
-        source = subscriber(server.url + "camera")
+        source = subscriber(server.url + "camera", retry_budget_s=0.3)
         assert await read_all(source) == [(0, b"0")]
+        assert {request.last for request in server.requests} == {"next", "0", "1"}
         await source.aclose()

@@ -285,6 +285,7 @@ async def test_each_number_can_be_read_forward_and_back() -> None:
             reply = await get(server, f"/camera/{number}")
             assert (reply.body, reply.seq) == (b"%d" % number, number)
             assert reply.latest == (None if number == 3 else 4)
+            assert reply.headers["cache-control"] == "no-store"  # a channel may be made anew
 
 
 async def test_an_overrun_reader_is_told_where_the_edge_is() -> None:

@@ -105,13 +105,18 @@ class RawConnection:
         size = int((await self._reader.readuntil(b"\r\n")).strip(), 16)
         return (await self._reader.readexactly(size + 2))[:-2]
 
-    async def reply(self) -> RawReply:
-        """The whole reply."""
-        head = await self.head()
+    async def body(self) -> bytes:
+        """What is left of the reply's body."""
         parts = []
         while data := await self.body_chunk():
             parts.append(data)
-        return RawReply(head.status, head.reason, head.headers, b"".join(parts), head.provisional)
+        return b"".join(parts)
+
+    async def reply(self) -> RawReply:
+        """The whole reply."""
+        head = await self.head()
+        body = await self.body()
+        return RawReply(head.status, head.reason, head.headers, body, head.provisional)
 
     async def ask(
         self,
@@ -131,6 +136,10 @@ class RawConnection:
     def pause_reading(self) -> None:
         """Take no more bytes from the socket: a stalled peer."""
         self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def resume_reading(self) -> None:
+        """Take bytes again."""
+        self._writer.transport.resume_reading()  # type: ignore[attr-defined]
 
     def abort(self) -> None:
         self._writer.transport.abort()

@@ -19,7 +19,7 @@ from relay.trickle.channel import (
 )
 from relay.trickle.channel_registry import ChannelRegistry, TooManyChannels
 from relay.trickle.protocol import CHANGES_CHANNEL
-from relay.trickle.segment_buffer import SegmentBuffer, SegmentReader
+from relay.trickle.segment_buffer import ReadersDropped, SegmentBuffer, SegmentReader
 from relay.trickle.server_options import ServerOptions
 
 
@@ -292,6 +292,16 @@ async def test_a_publisher_that_goes_on_has_given_up_its_broken_segment() -> Non
     assert (await channel.segment(0)).truncated
 
 
+async def test_a_publisher_that_dies_behind_others_is_not_waited_for() -> None:
+    """A later segment has begun long ago: the broken one ends at once."""
+    channel = make_channel(resume_grace_s=60.0)
+    claim = channel.claim(0)
+    claim.append(b"one")
+    write(channel, 1)
+    claim.lose()
+    assert (await channel.segment(0)).truncated
+
+
 async def test_a_lost_preconnect_frees_its_number_and_its_readers_wait_on() -> None:
     """Nothing was published by it."""
     channel = make_channel()
@@ -351,16 +361,17 @@ def make_registry(clock: Clock, **options: Any) -> ChannelRegistry:
 
 
 async def test_idle_channels_are_swept_and_busy_ones_are_not() -> None:
-    """Any byte is activity, however long its segment lasts; a leading underscore saves nobody."""
+    """Any byte is activity, however long its segment lasts; a leading underscore
+    saves nobody but the changefeed."""
     clock = Clock()
-    registry = make_registry(clock, idle_timeout_s=300.0)
+    registry = make_registry(clock, idle_timeout_s=300.0, changefeed=True)
     busy = registry.create("busy", "video/MP2T").claim(0)
     registry.create("_idle", "video/MP2T")
     for _ in range(4):
         clock.now += 100.0
         busy.append(b"x")
         registry.sweep()
-    assert registry.names == ["busy"]
+    assert registry.names == [CHANGES_CHANNEL, "busy"]
     assert registry.counts["channels_swept"] == 1
 
 
@@ -417,6 +428,30 @@ async def test_memory_is_bounded_by_dropping_the_oldest_segments() -> None:
     assert await held(one, 3) == await held(two, 3) == bytes(200)
 
 
+async def test_a_segment_that_is_dropped_for_memory_in_the_middle_refuses_its_writer() -> None:
+    """What it sends from then on is not kept, and does no harm."""
+    registry = make_registry(Clock(), max_total_bytes=1000)
+    channel = registry.create("camera", "")
+    slow, quick = channel.claim(0), channel.claim(1)
+    slow.append(bytes(600))
+    quick.append(bytes(100))
+    quick.append(bytes(500))
+    assert slow.revoked.result() is Revoked.SEGMENT_CLOSED
+    slow.append(bytes(10))
+    assert await readable(channel, 0, 1) == [1]
+    assert registry.bytes_held == 600
+
+
+async def test_the_sweep_frees_what_the_window_has_left_in_time() -> None:
+    """Nobody has to read or write a quiet channel for that."""
+    clock = Clock()
+    registry = make_registry(clock, window_s=10.0)
+    write(registry.create("camera", ""), 0, 1)
+    clock.now += 11.0
+    registry.sweep()
+    assert (registry.names, registry.bytes_held) == (["camera"], 0)
+
+
 async def test_memory_held_by_slow_readers_of_old_segments_is_taken_back_first() -> None:
     """Their segments left the window long ago; those who keep up lose nothing."""
     registry = make_registry(Clock(), max_total_bytes=1300, window_segments=2)
@@ -434,10 +469,29 @@ async def test_memory_held_by_slow_readers_of_old_segments_is_taken_back_first()
     claim.append(bytes(500))
     assert registry.bytes_held <= 1300
     assert registry.counts["readers_dropped"] == 1
+    with pytest.raises(ReadersDropped):
+        await reader.read()
     reader.leave()
     registry.segment_left(channel, reader.buffer)
     assert registry.bytes_held == channel.bytes_held
     assert await readable(channel, 3, 4) == [3, 4]
+
+
+async def test_memory_of_an_old_segment_is_given_back_once() -> None:
+    """Its last reader has left long before memory is short."""
+    registry = make_registry(Clock(), max_total_bytes=1000, window_segments=1)
+    channel = registry.create("camera", "")
+    write(channel, 0)
+    reader = SegmentReader(await channel.segment(0))
+    write(channel, 1)
+    assert registry.bytes_held == 2
+    reader.leave()
+    registry.segment_left(channel, reader.buffer)
+    assert registry.bytes_held == 1
+    with pytest.raises(OverLimit):
+        channel.claim(2).append(bytes(1001))
+    assert registry.bytes_held == channel.bytes_held
+    assert registry.counts["readers_dropped"] == 0
 
 
 async def test_a_segment_that_alone_is_too_much_is_refused() -> None:
