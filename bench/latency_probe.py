@@ -1,7 +1,8 @@
 """The benchmark's one subscriber: reads input and output channel and times every frame.
 
 Prints JSON lines: ``ready`` when it listens, ``first_output`` when the first processed frame is
-complete, ``measuring`` when the warm-up is over, ``result`` at the end.
+complete, ``measuring`` when the warm-up is over, ``measured`` after the time asked for, and
+``result`` when the pictures are compared.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ async def probe(arguments: argparse.Namespace) -> None:
         arguments.input_url,
         arguments.output_url,
         read_pictures=arguments.read_pictures,
+        pictures_last=True,
         warm_up_s=arguments.warm_up,
     )
     probing = asyncio.create_task(channels.run())
@@ -41,13 +43,17 @@ async def probe(arguments: argparse.Namespace) -> None:
         await asyncio.sleep(arguments.warm_up)
         say("measuring")
         await asyncio.wait({probing}, timeout=arguments.seconds)
+        complete = not probing.done()
+        say("measured")
+        channels.stop()
+        await probing
         video, audio = channels.tally.summary(), channels.audio.summary()
         say(
             "result",
             video=_figures(video),
             audio=_figures(audio),
             damaged=channels.output.damaged,
-            complete=not probing.done(),
+            complete=complete,
         )
     finally:
         await cancel_and_wait([probing, first_output])

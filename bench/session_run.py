@@ -22,6 +22,8 @@ from relay.tasks import cancel_and_wait
 
 START_TIMEOUT_S = 30.0
 FIRST_FRAME_TIMEOUT_S = 30.0
+PLAYERS_S = 12.0
+"""For the players to open, settle and be compared."""
 _READY_POLL_S = 0.02
 _SETTLE_S = 1.0
 """Between a source that flows and the start of the session: the channel is live, not new."""
@@ -107,12 +109,6 @@ class _Run:
             input_url, output_url = f"{trickle_url}/live", f"{trickle_url}/live-processed"
             await self._start_source(input_url)
             probe = await self._start_probe(input_url, output_url)
-            players = None
-            if options.players:
-                players = await self._start(
-                    "players", "-m", "bench.player_probe", input_url, output_url
-                )
-                await players.event()
         await asyncio.sleep(_SETTLE_S)
         asked_at = time.monotonic()
         session_id = await self._start_session(relay_url, input_url, comfystream_url)
@@ -121,11 +117,12 @@ class _Run:
         async with asyncio.timeout(options.warm_up_s + options.seconds + START_TIMEOUT_S):
             await probe.event()
             cpu_before, began = cpu_seconds(relay.pid), time.monotonic()
-            result = await probe.event()
+            await probe.event()
             cpu_s, elapsed_s = cpu_seconds(relay.pid) - cpu_before, time.monotonic() - began
+            result = await probe.event()
         session = await self._status(relay_url, session_id)
         peak_memory = peak_memory_mb(relay.pid)
-        shown = await self._result_of(players) if players else None
+        shown = await self._compare_players(input_url, output_url) if options.players else None
         async with self._http.delete(f"{relay_url}/session/{session_id}"):
             pass
         if not result["complete"]:
@@ -238,7 +235,12 @@ class _Run:
         session: dict[str, Any] = answer["session"]
         return session
 
-    async def _result_of(self, players: Child) -> dict[str, Any]:
+    async def _compare_players(self, input_url: str, output_url: str) -> dict[str, Any]:
+        """After the rest: two players more on the machine would be measured as well."""
+        players = await self._start("players", "-m", "bench.player_probe", input_url, output_url)
+        async with asyncio.timeout(START_TIMEOUT_S):
+            await players.event()
+        await asyncio.sleep(PLAYERS_S)
         players.ask_to_end()
         async with asyncio.timeout(START_TIMEOUT_S):
             return await players.event()

@@ -24,6 +24,7 @@ from relay.media.decoder import padded_packet
 from relay.media.demuxer import TsDemuxer
 from relay.queues import MediaQueue, QueueClosed
 from relay.stats import DelayMeter, RateMeter
+from relay.tasks import cancel_and_wait
 from relay.trickle.errors import ChannelClosedError, ChannelNotFoundError
 from relay.trickle.subscriber import TrickleSubscriber
 from relay.trickle.subscriber_options import SubscriberOptions
@@ -35,6 +36,8 @@ PictureCallback = Callable[[int, Reading | None], None]
 
 _UNDECODED_CAPACITY = 300
 """Ten seconds; a prober that falls that far behind skips to the newest keyframe."""
+_KEPT_CAPACITY = 100_000
+"""Pictures kept to be looked at in the end: about 1 GB at the very most, 12 MB for a minute."""
 
 
 class ChannelProbe:
@@ -45,6 +48,8 @@ class ChannelProbe:
         on_frame: called with pts and arrival time of each picture, on the event loop.
         on_audio: the same for each PES packet of audio.
         on_picture: called with a picture's pts and reading, later; None decodes nothing.
+        pictures_last: decode only when the reading is over, so that it costs the machine nothing
+            while it is measured.
         wait_for_channel_s: how long the channel may take to appear.
     """
 
@@ -55,6 +60,7 @@ class ChannelProbe:
         on_audio: ArrivalCallback,
         on_picture: PictureCallback | None = None,
         *,
+        pictures_last: bool = False,
         wait_for_channel_s: float = 60.0,
     ) -> None:
         self.url = url
@@ -64,10 +70,18 @@ class ChannelProbe:
         self._on_audio = on_audio
         self._on_picture = on_picture
         self._options = SubscriberOptions(wait_for_channel_s=wait_for_channel_s)
-        self._undecoded: MediaQueue[AccessUnit] = MediaQueue("undecoded", _UNDECODED_CAPACITY)
+        self._pictures_last = pictures_last
+        self._stopped = asyncio.Event()
+        self._undecoded: MediaQueue[AccessUnit] = MediaQueue(
+            "undecoded", _KEPT_CAPACITY if pictures_last else _UNDECODED_CAPACITY
+        )
+
+    def stop(self) -> None:
+        """Read no further; `run` returns when the pictures read so far are decoded."""
+        self._stopped.set()
 
     async def run(self) -> None:
-        """Follow the channel to its end.
+        """Follow the channel to its end, or until `stop`.
 
         Raises:
             TrickleError: it can't be read.
@@ -76,9 +90,19 @@ class ChannelProbe:
             if self._on_picture is not None:
                 tasks.create_task(self._decode(self._on_picture))
             try:
-                await self._read()
+                await self._read_until_stopped()
             finally:
                 self._undecoded.close()
+
+    async def _read_until_stopped(self) -> None:
+        reading = asyncio.create_task(self._read())
+        stopped = asyncio.create_task(self._stopped.wait())
+        try:
+            await asyncio.wait({reading, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                reading.result()
+        finally:
+            await cancel_and_wait([reading, stopped])
 
     async def _read(self) -> None:
         demuxer = TsDemuxer()
@@ -101,6 +125,8 @@ class ChannelProbe:
                     self._undecoded.put_nowait(unit)
 
     async def _decode(self, on_picture: PictureCallback) -> None:
+        if self._pictures_last:
+            await self._undecoded.wait_closed()
         loop = asyncio.get_running_loop()
         reader = _PictureReader()
         with ThreadPoolExecutor(1, thread_name_prefix="probe") as thread, suppress(QueueClosed):
@@ -138,6 +164,7 @@ class OutputProbe:
         input_url: the channel the relay reads.
         output_url: the channel it writes.
         read_pictures: decode both and compare the numbers drawn in them.
+        pictures_last: see `ChannelProbe`.
         warm_up_s: see `FrameTally`.
     """
 
@@ -147,6 +174,7 @@ class OutputProbe:
         output_url: str,
         *,
         read_pictures: bool = True,
+        pictures_last: bool = False,
         warm_up_s: float = 0.0,
     ) -> None:
         self.tally = FrameTally(warm_up_s)
@@ -157,18 +185,25 @@ class OutputProbe:
             self.tally.on_input,
             self.audio.on_input,
             self.tally.on_input_picture if read_pictures else None,
+            pictures_last=pictures_last,
         )
         self.output = ChannelProbe(
             output_url,
             self._on_output,
             self.audio.on_output,
             self.tally.on_output_picture if read_pictures else None,
+            pictures_last=pictures_last,
         )
         self.first_output = asyncio.Event()
         """Set once a frame of the input is on the output."""
 
+    def stop(self) -> None:
+        """Read no further; `run` returns when what was read has been compared."""
+        self.input.stop()
+        self.output.stop()
+
     async def run(self) -> None:
-        """Follow both channels until both have ended.
+        """Follow both channels until both have ended, or `stop` was called.
 
         Raises:
             TrickleError: one can't be read.
