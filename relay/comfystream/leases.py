@@ -1,0 +1,199 @@
+"""Who may send prompts to which ComfyStream server: one session each, and not before it is safe.
+
+ComfyStream has one pipeline a process: a second client with prompts replaces the workflow of the
+first, and whichever of them ends stops the other (measured). Sessions without prompts disturb
+nobody and need no lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import structlog
+
+from relay.comfystream.quarantine import Phase, QuarantineRules, ServerRecord
+from relay.comfystream.server_address import server_key
+from relay.comfystream.server_probe import ServerAnswer, probe_server
+from relay.errors import ProcessingError, RequestError
+
+log = structlog.get_logger(__name__)
+
+Saved = dict[str, Any]
+"""What the next process has to know, as plain JSON values, by server."""
+
+
+class ServerLeases:
+    """Every server that this process has given prompts to.
+
+    Args:
+        saved: what the process before wrote by `save`.
+        save: called with all of it before it matters.
+    """
+
+    def __init__(
+        self,
+        rules: QuarantineRules,
+        http: aiohttp.ClientSession,
+        *,
+        saved: Saved | None = None,
+        save: Callable[[Saved], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.rules = rules
+        self.http = http
+        self.clock = clock
+        self._wall_clock = wall_clock
+        self._save = save
+        self._holders: dict[str, str] = {}
+        self._records: dict[str, ServerRecord] = {}
+        self._restore(saved or {})
+
+    def acquire(self, base_url: str, session_id: str) -> ServerLease:
+        """Take the server for a session with prompts, until the lease is released.
+
+        Raises:
+            RequestError: 409 `comfystream_busy`: another session of this relay has it.
+        """
+        key = server_key(base_url)
+        holder = self._holders.get(key)
+        if holder is not None:
+            raise RequestError(
+                f"session {holder} already sends prompts to that ComfyStream server, which runs"
+                " one session's at a time; stop it, or choose another comfystream_url",
+                code="comfystream_busy",
+                http_status=409,
+            )
+        self._holders[key] = session_id
+        return ServerLease(self, key, base_url, self._records.setdefault(key, ServerRecord()))
+
+    def release(self, key: str) -> None:
+        """Called by the lease."""
+        self._holders.pop(key, None)
+        record = self._records[key]
+        if record.left_at is None and record.wedged_at is None:
+            del self._records[key]
+        self.save()
+
+    def save(self) -> None:
+        """Tell the next process, before it matters."""
+        now, wall_now = self.clock(), self._wall_clock()
+        saved: Saved = {}
+        for key, record in self._records.items():
+            entry: dict[str, Any] = {"phase": record.phase.value}
+            if record.left_at is not None:
+                entry["left_at"] = round(wall_now - (now - record.left_at), 3)
+                entry["abandoned"] = record.abandoned
+            if record.wedged_at is not None:
+                entry["wedged_at"] = round(wall_now - (now - record.wedged_at), 3)
+            if len(entry) > 1 or record.phase is not Phase.IDLE:
+                saved[key] = entry
+        self._save(saved)
+
+    def _restore(self, saved: Saved) -> None:
+        now, wall_now = self.clock(), self._wall_clock()
+
+        def moment(value: object) -> float | None:
+            # A clock that was set back must not make the wait longer than it ever is.
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                return None
+            return now - max(0.0, wall_now - value)
+
+        for key, entry in saved.items():
+            if not isinstance(entry, dict):
+                continue
+            record = ServerRecord(
+                left_at=moment(entry.get("left_at")),
+                abandoned=entry.get("abandoned") is True,
+                wedged_at=moment(entry.get("wedged_at")),
+            )
+            if entry.get("phase") in (Phase.OFFERED, Phase.ANSWERED):
+                record.phase = Phase(entry["phase"])
+                record.leave(now)  # when it was killed is not known: just now, at the worst
+                log.warning("comfystream.left_uncleanly", server=key, phase=entry["phase"])
+            self._records[key] = record
+
+
+class ServerLease:
+    """A session's right to send prompts to one server. Made by `ServerLeases.acquire`."""
+
+    def __init__(
+        self, leases: ServerLeases, key: str, base_url: str, record: ServerRecord
+    ) -> None:
+        self.waiting: ProcessingError | None = None
+        """What `wait_until_safe` waits for, while it does and it is worth telling."""
+        self._leases = leases
+        self._key = key
+        self._base_url = base_url
+        self._record = record
+        self._released = False
+
+    async def wait_until_safe(self) -> None:
+        """Return when an offer with prompts can't hang the server. A cancel leaves nothing behind.
+
+        Raises:
+            ProcessingError: `comfystream_unreachable`.
+        """
+        leases, record = self._leases, self._record
+        rules = leases.rules
+        try:
+            while True:
+                if (wait_s := record.before_asking(leases.clock(), rules)) > 0:
+                    await asyncio.sleep(wait_s)
+                probe = await probe_server(
+                    leases.http, self._base_url, timeout_s=rules.probe_timeout_s
+                )
+                if probe.answer is ServerAnswer.GONE:
+                    record.forget()
+                    leases.save()
+                if (error := probe.error()) is not None:
+                    raise error
+                verdict = record.judge(probe.answer, leases.clock(), rules)
+                if verdict.wait_s <= 0:
+                    return
+                self._wait_for(verdict.reason)
+                await asyncio.sleep(verdict.wait_s)
+        finally:
+            self.waiting = None
+
+    def begin_offer(self) -> None:
+        """An offer leaves now."""
+        self._record.begin_offer()
+        self._leases.save()
+
+    def answered(self) -> None:
+        """It was answered."""
+        self._record.answered()
+        self._leases.save()
+
+    def refused(self) -> None:
+        """It was refused, or did not get there: nothing of us is on the server."""
+        self._record.refused()
+        self._leases.save()
+
+    def unanswered(self) -> None:
+        """Its time was over before an answer came."""
+        self._record.unanswered(self._leases.clock())
+        self._leases.save()
+
+    def leave(self) -> None:
+        """What we had on the server is closed, as far as we can close it. Idempotent."""
+        self._record.leave(self._leases.clock())
+        self._leases.save()
+
+    def release(self) -> None:
+        """The session has ended. Idempotent."""
+        if not self._released:
+            self._released = True
+            self.leave()
+            self._leases.release(self._key)
+
+    def _wait_for(self, reason: ProcessingError | None) -> None:
+        known = self.waiting.code if self.waiting else None
+        self.waiting = reason
+        if reason is not None and reason.code != known:
+            log.warning("comfystream.waiting", code=reason.code, error=reason.message)

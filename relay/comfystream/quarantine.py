@@ -1,0 +1,172 @@
+"""When a ComfyStream server may be given prompts again, after how it was left the last time.
+
+Warming a workflow up waits without a limit for the pictures it put in. A late clean-up of the
+client before, or a dead one that still takes pictures, makes it wait for ever, and every later
+offer with prompts behind it, until the process is restarted. What is known to be safe (measured):
+one second after a clean goodbye (75 of 75; 0.3 s: 2 of 68 hung), and 40 s after a client vanished
+(it is missed after 24 to 36 s; an offer before that hung in 6 of 7 runs).
+
+Pure: times come from outside, nothing here waits or asks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from relay.comfystream.server_probe import ServerAnswer
+from relay.errors import ProcessingError
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineRules:
+    """How long is long enough, in seconds."""
+
+    settle_s: float = 1.0
+    """After a goodbye, and after the server has listed a client last."""
+    quarantine_s: float = 40.0
+    """After a client may have vanished without one."""
+    wedged_retry_s: float = 300.0
+    """Between two offers to a server that did not answer one. Each hangs in it for good."""
+    probe_interval_s: float = 1.0
+    """Between two questions while waiting. Shorter than a restart takes (7-10 s, measured), so
+    that one is seen."""
+    probe_timeout_s: float = 2.0
+
+
+class Phase(StrEnum):
+    """How far our client is in its use of the server."""
+
+    IDLE = "idle"
+    OFFERED = "offered"
+    """An offer is under way: the workflow may be loading."""
+    ANSWERED = "answered"
+    """The server has a client of ours, and lists it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do now: ask the server (again) after `wait_s`, or, with 0, go ahead."""
+
+    wait_s: float
+    reason: ProcessingError | None = None
+    """Why, where that is worth telling."""
+
+
+@dataclass(slots=True)
+class ServerRecord:
+    """What is remembered about one server. Times are monotonic seconds."""
+
+    phase: Phase = Phase.IDLE
+    left_at: float | None = None
+    """When we were gone from it the last time; None if there is nothing to wait for."""
+    abandoned: bool = False
+    """We left in the middle of an offer, of which the server's list knows nothing yet."""
+    wedged_at: float | None = None
+    """When it failed to answer an offer."""
+    seen_in_use_at: float | None = None
+    in_use_since: float | None = None
+
+    def begin_offer(self) -> None:
+        """An offer leaves."""
+        self.phase = Phase.OFFERED
+
+    def answered(self) -> None:
+        """The offer was answered: a client of ours is on the server."""
+        self.phase = Phase.ANSWERED
+        self.forget()
+
+    def refused(self) -> None:
+        """The offer was refused, or never reached the server: nothing of us is there."""
+        self.phase = Phase.IDLE
+        self.forget()
+
+    def unanswered(self, now: float) -> None:
+        """The offer's time is over: it hangs, as far as can be told."""
+        self.wedged_at = now
+        self.leave(now)
+
+    def leave(self, now: float) -> None:
+        """We are gone: said goodbye, broke off, or were cut off. Whether the goodbye got through
+        is told by the server's list."""
+        if self.phase is not Phase.IDLE:
+            self.abandoned = self.phase is Phase.OFFERED
+            self.left_at = now
+            self.phase = Phase.IDLE
+
+    def forget(self) -> None:
+        """The process is a new one, or has shown that it is well."""
+        self.left_at = self.wedged_at = self.seen_in_use_at = self.in_use_since = None
+        self.abandoned = False
+
+    def before_asking(self, now: float, rules: QuarantineRules) -> float:
+        """Seconds for which it makes no sense to ask the server."""
+        if self.left_at is None:
+            return 0.0
+        return max(0.0, self.left_at + rules.settle_s - now)
+
+    def judge(self, answer: ServerAnswer, now: float, rules: QuarantineRules) -> Verdict:
+        """What the server's answer means for an offer with prompts.
+
+        Args:
+            answer: FREE, IN_USE or UNTOLD.
+        """
+        if answer is ServerAnswer.IN_USE:
+            self.seen_in_use_at = now
+            self.in_use_since = now if self.in_use_since is None else self.in_use_since
+        if self.wedged_at is not None:
+            remaining_s = self.wedged_at + rules.wedged_retry_s - now
+            if remaining_s > 0:
+                return Verdict(min(remaining_s, rules.probe_interval_s), _wedged(remaining_s))
+        if answer is ServerAnswer.IN_USE:
+            assert self.in_use_since is not None
+            if now - self.in_use_since < rules.settle_s:
+                return Verdict(min(rules.settle_s, rules.probe_interval_s) / 4)
+            if self.left_at is None:
+                return Verdict(rules.probe_interval_s, _busy())
+            return Verdict(rules.probe_interval_s, _quarantined(self._quarantine_s(now, rules)))
+        remaining_s = self._quarantine_s(now, rules) if self._vanished(answer, rules) else 0.0
+        if remaining_s > 0:
+            return Verdict(min(remaining_s, rules.probe_interval_s), _quarantined(remaining_s))
+        if self.seen_in_use_at is not None:
+            return Verdict(max(0.0, self.seen_in_use_at + rules.settle_s - now))
+        return Verdict(0.0)
+
+    def _vanished(self, answer: ServerAnswer, rules: QuarantineRules) -> bool:
+        """Whether our last client there may have gone without its goodbye getting through."""
+        if self.left_at is None:
+            return False
+        lingered = (
+            self.seen_in_use_at is not None
+            and self.in_use_since is not None
+            and self.seen_in_use_at - self.in_use_since >= rules.settle_s
+        )
+        return self.abandoned or lingered or answer is ServerAnswer.UNTOLD
+
+    def _quarantine_s(self, now: float, rules: QuarantineRules) -> float:
+        assert self.left_at is not None
+        return max(0.0, self.left_at + rules.quarantine_s - now)
+
+
+def _wedged(remaining_s: float) -> ProcessingError:
+    return ProcessingError(
+        "ComfyStream did not answer an offer in time: it hangs, as it does after a client vanished,"
+        f" and needs a restart; asked again at once after that, otherwise in {remaining_s:.0f} s",
+        code="comfystream_wedged",
+    )
+
+
+def _busy() -> ProcessingError:
+    return ProcessingError(
+        "ComfyStream's pipeline is in use by somebody else (its /streams/stats lists a stream), and"
+        " serves one at a time; waiting until it is free",
+        code="comfystream_busy",
+    )
+
+
+def _quarantined(remaining_s: float) -> ProcessingError:
+    return ProcessingError(
+        "ComfyStream may still hold a client of ours that vanished without a goodbye; an offer"
+        f" before it is missed would hang it: waiting, {remaining_s:.0f} s or until it restarts",
+        code="comfystream_quarantined",
+    )
