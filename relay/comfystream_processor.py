@@ -1,14 +1,17 @@
 """The frame processor that is a ComfyStream server: one connection after another.
 
-Every attempt is a new `WebRTCClient` with the same prompts and size. Frames that arrive while
-none is connected are let go, counted as `not_connected`.
+Every attempt is a new `WebRTCClient` with the same prompts and size. With prompts, each offer waits
+until the server can take one without harm (`comfystream.leases`). Frames that arrive while none is
+connected are not sent, counted as `not_connected`; what the viewer sees meanwhile is `fallback`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -18,23 +21,32 @@ import structlog
 
 from relay.backoff import backoff_delays
 from relay.codec_executor import CodecExecutor
+from relay.comfystream.leases import ServerLease
 from relay.comfystream.signalling import exchange_offer
 from relay.errors import ProcessingError
+from relay.fallback import GRACE_S, Fallback
 from relay.media.access_unit import DecodedFrame
 from relay.media.encoder import VideoEncoder
 from relay.processor import ProcessedUnit
 from relay.queues import MediaQueue, QueueClosed
 from relay.session_config import SessionConfig
+from relay.session_health import LATE_S
 from relay.tasks import run_beside
 from relay.webrtc_client import WebRTCClient, WebRTCOptions
 
 log = structlog.get_logger(__name__)
+
+LOADING_AFTER_S = 1.0
+"""An offer that is not answered by then is waiting for a workflow to load: a warm server takes
+0.1 s (measured)."""
 
 
 class LinkState(StrEnum):
     """Where the link to the server stands."""
 
     CONNECTING = "connecting"
+    LOADING = "loading"
+    """The server has our offer and loads the workflow."""
     CONNECTED = "connected"
     WAITING = "waiting"
     """Between two attempts."""
@@ -50,6 +62,9 @@ class ReconnectPolicy:
     longest_wait_s: float = 15.0
     steady_after_s: float = 10.0
     """A connection that lasted this long was good: waiting starts small again."""
+    limit_s: float = 0.0
+    """Without a processed picture for this long it is given up; 0 never is."""
+    fallback_grace_s: float = GRACE_S
 
 
 class ComfyStreamProcessor:
@@ -67,6 +82,7 @@ class ComfyStreamProcessor:
         http: aiohttp.ClientSession,
         codecs: CodecExecutor,
         make_encoder: Callable[[int, int], VideoEncoder],
+        lease: ServerLease | None,
         on_change: Callable[[], None],
     ) -> None:
         self.link_state = LinkState.CONNECTING
@@ -80,38 +96,80 @@ class ComfyStreamProcessor:
         self._http = http
         self._codecs = codecs
         self._make_encoder = make_encoder
+        self._lease = lease
         self._on_change = on_change
         self._client: WebRTCClient | None = None
+        self._fallback = Fallback(config.fallback, lambda _: None, grace_s=policy.fallback_grace_s)
 
     async def run(
         self, frames: MediaQueue[DecodedFrame], processed: MediaQueue[ProcessedUnit]
     ) -> None:
-        """See `FrameProcessor.run`. Failed connections are retried without end."""
-        waits = backoff_delays(self._policy.first_wait_s, self._policy.longest_wait_s)
+        """See `FrameProcessor.run`. Failed connections are retried, as long as the policy says.
+
+        Raises:
+            ProcessingError: nothing came back for the policy's limit; the last failure.
+        """
+
+        def show(unit: ProcessedUnit) -> None:
+            if not processed.closed:
+                processed.put_nowait(unit)
+
+        self._fallback = Fallback(
+            self._config.fallback, show, grace_s=self._policy.fallback_grace_s
+        )
+        frames.observer = self._fallback.see_input
+        waits = self._backoff()
         try:
             while not (frames.closed and not len(frames)):
-                connected_at = time.monotonic()
+                began_at = time.monotonic()
                 try:
-                    await self._process_once(frames, processed)
+                    await self._process_once(frames)
                     return
                 except ProcessingError as error:
                     self._note_failure(error)
-                if time.monotonic() - connected_at > self._policy.steady_after_s:
-                    waits = backoff_delays(self._policy.first_wait_s, self._policy.longest_wait_s)
-                await _discarding(frames, asyncio.sleep(next(waits)))
+                    if self._remaining_s() <= 0:
+                        raise
+                if time.monotonic() - began_at > self._policy.steady_after_s:
+                    waits = self._backoff()
+                await _discarding(frames, asyncio.sleep(min(next(waits), self._remaining_s())))
         except QueueClosed:
             return  # the input ended while nothing was connected
         finally:
+            frames.observer = None
             self._set_link_state(LinkState.CLOSED)
+
+    @property
+    def problem(self) -> ProcessingError | None:
+        """What keeps frames from being processed; None while nothing does."""
+        waiting = self._lease.waiting if self._lease is not None else None
+        return waiting or self.last_error
+
+    @property
+    def well(self) -> bool:
+        """Whether processed pictures come back."""
+        unanswered_since = self._fallback.unanswered_since
+        return (
+            self.link_state is LinkState.CONNECTED
+            and self.problem is None
+            and not self._fallback.active
+            and (unanswered_since is None or time.monotonic() - unanswered_since <= LATE_S)
+        )
 
     def status(self) -> dict[str, Any]:
         client = self._client
+        problem = self.problem
+        fallback = self._fallback
         return {
             "link": self.link_state.value,
             "attempts": self.attempts,
             "reconnects": max(0, self.connections - 1),
-            "error": self.last_error.message if self.last_error else None,
-            "error_code": self.last_error.code if self.last_error else None,
+            "error": problem.message if problem else None,
+            "error_code": problem.code if problem else None,
+            "fallback": fallback.mode.value,
+            "fallback_active": fallback.active,
+            "frames_processed": fallback.frames_processed,
+            "frames_fallback": fallback.frames_fallback,
+            "frames_late": fallback.frames_late,
             "fps_sent": round(client.ledger.sent.rate, 1) if client else 0.0,
             "fps_returned": round(client.ledger.returned.rate, 1) if client else 0.0,
             "frames_in_flight": client.ledger.identifier.in_flight if client else 0,
@@ -125,37 +183,98 @@ class ComfyStreamProcessor:
         """W3C's RTCPeerConnectionState of the current connection."""
         return self._client.state if self._client else "new"
 
-    async def _process_once(
-        self, frames: MediaQueue[DecodedFrame], processed: MediaQueue[ProcessedUnit]
-    ) -> None:
+    async def _process_once(self, frames: MediaQueue[DecodedFrame]) -> None:
         self.attempts += 1
         self._set_link_state(LinkState.CONNECTING)
-        client = self._client = WebRTCClient(
+        client = None
+        try:
+            async with self._limited():
+                if self._lease is not None:
+                    await _discarding(frames, self._lease.wait_until_safe())
+                client = self._client = self._new_client()
+                await _discarding(frames, client.connect(frames, self._fallback.take_processed))
+            self.connections += 1
+            self.last_error = None
+            self._set_link_state(LinkState.CONNECTED)
+            await client.run()
+        finally:
+            if client is not None:
+                await client.aclose()
+            if self._lease is not None:
+                self._lease.leave()
+
+    @contextlib.asynccontextmanager
+    async def _limited(self) -> AsyncIterator[None]:
+        """Raises ProcessingError inside when nothing came back for the policy's limit."""
+        waiting = None
+        remaining_s = self._remaining_s()
+        try:
+            async with asyncio.timeout(None if math.isinf(remaining_s) else remaining_s):
+                try:
+                    yield
+                except asyncio.CancelledError:
+                    waiting = self.problem
+                    raise
+        except TimeoutError:
+            raise waiting or ProcessingError(
+                f"no connection to ComfyStream within {self._policy.limit_s:g} s",
+                code="comfystream_unreachable",
+            ) from None
+
+    def _remaining_s(self) -> float:
+        """Until processing is given up, seconds; infinity if it never is. An input that brings
+        nothing is not the server's fault."""
+        if not self._policy.limit_s:
+            return math.inf
+        now = time.monotonic()
+        return (self._fallback.unanswered_since or now) + self._policy.limit_s - now
+
+    def _backoff(self) -> Iterator[float]:
+        return backoff_delays(self._policy.first_wait_s, self._policy.longest_wait_s)
+
+    def _new_client(self) -> WebRTCClient:
+        return WebRTCClient(
             self._offer,
             self._options,
             self._codecs,
             self._make_encoder,
             processing=bool(self._config.prompts),
         )
-        try:
-            await _discarding(frames, client.connect(frames, processed))
-            self.connections += 1
-            self.last_error = None
-            self._set_link_state(LinkState.CONNECTED)
-            await client.run()
-        finally:
-            await client.aclose()
 
     async def _offer(self, offer_sdp: str) -> str:
-        return await exchange_offer(
-            self._http,
-            self._config.comfystream_url,
-            offer_sdp,
-            prompts=self._config.prompts,
-            width=self._config.width,
-            height=self._config.height,
-            timeout_s=self._policy.offer_timeout_s,
+        if self._lease is not None:
+            self._lease.begin_offer()
+        loading = asyncio.get_running_loop().call_later(
+            LOADING_AFTER_S, self._set_link_state, LinkState.LOADING
         )
+        try:
+            answer = await exchange_offer(
+                self._http,
+                self._config.comfystream_url,
+                offer_sdp,
+                prompts=self._config.prompts,
+                width=self._config.width,
+                height=self._config.height,
+                timeout_s=self._policy.offer_timeout_s,
+            )
+        except ProcessingError as error:
+            self._note_failed_offer(error)
+            raise
+        finally:
+            loading.cancel()
+        if self._lease is not None:
+            self._lease.answered()
+        return answer
+
+    def _note_failed_offer(self, error: ProcessingError) -> None:
+        if self._lease is None:
+            return
+        if error.code == "comfystream_timeout":
+            self._lease.unanswered()
+        elif error.code == "comfystream_refused" or isinstance(
+            error.__cause__, aiohttp.ClientConnectorError
+        ):
+            self._lease.refused()
 
     def _note_failure(self, error: ProcessingError) -> None:
         self.last_error = error

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from relay.config_values import Capacity, IceServers, Origins, Seconds, ServerUrl, Size
-from relay.session_config import Fit
+from relay.session_config import FallbackMode, Fit
 
 PREFIX = "RELAY_"
 
@@ -128,6 +128,33 @@ class Settings(BaseSettings):
     )
     reconnect_longest_wait_s: Seconds = Field(
         15.0, description="Longest wait between two attempts to connect."
+    )
+    reconnect_limit_s: float = Field(
+        3600.0,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="A session that gets no processed picture for this long ends; 0: never.",
+    )
+    quarantine_s: Seconds = Field(
+        40.0,
+        description="How long a ComfyStream server that was left without a goodbye is given no"
+        " prompts; it misses a client after 24 to 36 s, and hangs if prompts come before.",
+    )
+    wedged_retry_s: Seconds = Field(
+        300.0,
+        description="How long a ComfyStream server that did not answer an offer gets no other,"
+        " unless it is seen to restart.",
+    )
+    state_dir: Path | None = Field(
+        None,
+        description="Directory for the relay's journal: what its next run has to know after a"
+        " crash. Without one, nothing is kept.",
+    )
+    fallback: FallbackMode = Field(
+        FallbackMode.PASSTHROUGH,
+        description="What goes out while nothing comes back from ComfyStream: `passthrough` (the"
+        " source's frames), `repeat` (the last processed picture) or `none`.",
     )
     stop_timeout_s: Seconds = Field(
         2.0, description="Time to end a session, or on shutdown all of them, in good order."

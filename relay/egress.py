@@ -81,10 +81,11 @@ class Egress:
         try:
             while True:
                 processed = await self._processed.get()
-                if not self._in_order(processed):
+                shown = self._in_order(processed)
+                if not shown and isinstance(processed, DecodedFrame):
                     continue
-                self._picture_taken = True
-                for unit in await self._codecs.run(self._transcode, processed):
+                self._picture_taken = self._picture_taken or shown
+                for unit in await self._codecs.run(self._transcode, processed, shown):
                     self.encoded.tick()
                     self.audio.video(unit)
         except QueueClosed:
@@ -103,7 +104,10 @@ class Egress:
             self._decoder.close()
 
     def _in_order(self, unit: ProcessedUnit) -> bool:
-        """Whether the unit's time is past the last one's, or on another time line altogether."""
+        """Whether the unit is to be shown: its time is past the last one's, or on another time line
+        altogether."""
+        if isinstance(unit, AccessUnit) and unit.hidden:
+            return False
         last, self._last_pts = self._last_pts, unit.pts
         if last is not None and last - NEW_TIME_LINE < unit.pts <= last:
             self.out_of_order += 1
@@ -111,10 +115,16 @@ class Egress:
             return False
         return True
 
-    def _transcode(self, unit: ProcessedUnit) -> list[AccessUnit]:
-        """One processed unit to output access units; runs on a codec thread."""
+    def _transcode(self, unit: ProcessedUnit, shown: bool) -> list[AccessUnit]:
+        """One processed unit to output access units; runs on a codec thread.
+
+        Args:
+            shown: False decodes only: later pictures refer to this one.
+        """
         frames = [unit] if isinstance(unit, DecodedFrame) else self._decode(unit)
-        units = []
+        units: list[AccessUnit] = []
+        if not shown:
+            return units
         for frame in frames:
             if self._encoder is None:
                 self._encoder = self._make_encoder(True, self._audio_stream())

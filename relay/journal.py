@@ -37,7 +37,8 @@ class Journal:
 
     def __init__(self, directory: Path | None) -> None:
         self._path = directory / FILE_NAME if directory is not None else None
-        self._sections = self._load()
+        self._sections: dict[str, Section] = {}
+        self._load()
 
     @property
     def kept(self) -> bool:
@@ -59,15 +60,14 @@ class Journal:
         self._sections[section] = content
         self._save()
 
-    def _load(self) -> dict[str, Section]:
+    def _load(self) -> None:
         if self._path is None:
-            return {}
+            return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if not self._path.exists():
-                self._sections: dict[str, Section] = {}
                 self._save()  # a directory that can't be written is told at the start
-                return {}
+                return
             if self._path.stat().st_size > MAX_BYTES:
                 raise ValueError("it is too large")
             content = json.loads(self._path.read_text(encoding="utf-8"))
@@ -75,11 +75,10 @@ class Journal:
                 raise ValueError("it is no JSON object")
         except OSError as error:
             self._give_up(error)
-            return {}
         except (ValueError, RecursionError) as error:
             log.warning("journal.unreadable", path=str(self._path), problem=str(error)[:200])
-            return {}
-        return {name: value for name, value in content.items() if isinstance(value, dict)}
+        else:
+            self._sections = {k: v for k, v in content.items() if isinstance(v, dict)}
 
     def _save(self) -> None:
         if self._path is None:

@@ -10,16 +10,20 @@ closed output channel. A stage that fails ends the others.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import aiohttp
 
 from relay.codec_executor import CodecExecutor
+from relay.comfystream.leases import ServerLeases
+from relay.comfystream.quarantine import QuarantineRules
 from relay.comfystream_processor import ReconnectPolicy
 from relay.config import Settings
 from relay.egress import Egress
-from relay.errors import RelayError, TrickleError
+from relay.errors import ProcessingError, RelayError, TrickleError
 from relay.ingest import Ingest
+from relay.journal import Journal
 from relay.media.access_unit import DecodedFrame, ElementaryStream
 from relay.media.encoder import VideoEncoder, default_bit_rate
 from relay.media.segment_encoder import TrickleSegmentEncoder
@@ -28,6 +32,7 @@ from relay.processor import FrameProcessor, ProcessedUnit
 from relay.publish import OutputSegment, Publish
 from relay.queues import MediaQueue
 from relay.session_config import SessionConfig
+from relay.session_health import Ages
 from relay.session_state import EndReason
 from relay.trickle import protocol as trickle
 from relay.trickle.publisher import TricklePublisher
@@ -62,6 +67,16 @@ class PipelineResources:
             offer_timeout_s=settings.offer_timeout_s,
             first_wait_s=settings.reconnect_first_wait_s,
             longest_wait_s=settings.reconnect_longest_wait_s,
+            limit_s=settings.reconnect_limit_s,
+        )
+        journal = Journal(settings.state_dir)
+        self.leases = ServerLeases(
+            QuarantineRules(
+                quarantine_s=settings.quarantine_s, wedged_retry_s=settings.wedged_retry_s
+            ),
+            http,
+            saved=journal.read("servers"),
+            save=lambda servers: journal.write("servers", servers),
         )
 
     def make_uplink_encoder(self, width: int, height: int) -> VideoEncoder:
@@ -175,6 +190,18 @@ class Pipeline:
         """How many items wait in each queue now."""
         return {queue.name: len(queue) for queue in self._queues()}
 
+    def ages(self, *, started_s: float, processing_well: bool) -> Ages:
+        """What the session's health is told from."""
+        lost_at = self._publish.segment_lost_at
+        return Ages(
+            started_s=started_s,
+            input_s=self._ingest.decoded.age_s,
+            output_s=self._publish.frames.age_s,
+            processing_well=processing_well,
+            segments_waiting=len(self._segments),
+            segment_lost_s=time.monotonic() - lost_at if lost_at is not None else None,
+        )
+
     def status(self) -> dict[str, Any]:
         """Plain values for the session's status."""
         return {
@@ -207,6 +234,9 @@ class Pipeline:
     async def _process(self) -> None:
         try:
             await self._processor.run(self._decoded, self._processed)
+        except ProcessingError:
+            self.end_reason = self.end_reason or EndReason.PROCESSING_FAILED
+            raise
         finally:
             self._processed.close()
 

@@ -64,6 +64,7 @@ class Publish:
         """From a frame's last byte in to its last byte out, per published frame."""
         self.segments_published = 0
         self.segments_lost = 0
+        self.segment_lost_at: float | None = None
         self.bytes_published = 0
         self.last_seq: int | None = None
         self._publisher = publisher
@@ -114,6 +115,7 @@ class Publish:
         except SegmentLostError as error:
             # Part of it is out and can't be sent again; the next segment begins with an IDR.
             self.segments_lost += 1
+            self.segment_lost_at = self._clock()
             segment.chunks.close()
             segment.chunks.clear("segment_lost")
             log.warning("publish.segment_lost", error=error.message, code=error.code)

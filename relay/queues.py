@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Generic, TypeVar
 
@@ -47,6 +48,8 @@ class MediaQueue(Generic[T]):
         self.policy = policy
         self.dropped: Counter[str] = Counter()
         """Items that were put but never delivered, by reason."""
+        self.observer: Callable[[T], None] | None = None
+        """Called with each item that is put, before a reader gets it."""
         self._items: deque[T] = deque()
         self._getters: deque[asyncio.Future[None]] = deque()
         self._putters: deque[asyncio.Future[None]] = deque()
@@ -84,6 +87,8 @@ class MediaQueue(Generic[T]):
             self.dropped["overflow"] += 1
             kept_all = False
         self._items.append(item)
+        if self.observer is not None:
+            self.observer(item)
         _wake_next(self._getters)
         return kept_all
 

@@ -13,6 +13,7 @@ from relay.comfystream_processor import ComfyStreamProcessor, LinkState
 from relay.errors import RelayError
 from relay.pipeline import Pipeline, PipelineResources
 from relay.session_config import SessionConfig
+from relay.session_health import judge
 from relay.session_state import TRANSITIONS, EndReason, SessionState
 from relay.tasks import cancel_and_wait
 
@@ -28,6 +29,12 @@ class Session:
 
     def __init__(self, config: SessionConfig, resources: PipelineResources) -> None:
         self.session_id = str(uuid.uuid4())
+        lease = (
+            resources.leases.acquire(config.comfystream_url, self.session_id)
+            if config.prompts
+            else None
+        )
+        self._lease = lease
         self.config = config
         self.state = SessionState.STARTING
         self.created_at = datetime.now(UTC)
@@ -43,6 +50,7 @@ class Session:
             resources.http,
             resources.codecs,
             resources.make_uplink_encoder,
+            lease,
             on_change=self._follow_link,
         )
         self._pipeline = Pipeline(config, resources, self._processor)
@@ -93,6 +101,7 @@ class Session:
         return {
             "session_id": self.session_id,
             "status": self.state.value,
+            "health": self._health(),
             "input_stream_url": self.config.input_stream_url,
             "output_stream_url": self.config.output_stream_url,
             "comfystream_url": self.config.comfystream_url,
@@ -147,18 +156,33 @@ class Session:
             self._log.exception("session.internal_error", error=str(error))
         finally:
             self.ended_at = datetime.now(UTC)
+            if self._lease is not None:
+                self._lease.release()
             if self.state is not SessionState.STOPPING:
                 self._set_state(SessionState.STOPPING, _value(self.end_reason))
             self._set_state(final, _value(self.end_reason))
             self._ended.set()
 
+    def _health(self) -> str | None:
+        if self.state is SessionState.STOPPING or self.state.final:
+            return None
+        started_s = (datetime.now(UTC) - self.created_at).total_seconds()
+        ages = self._pipeline.ages(started_s=started_s, processing_well=self._processor.well)
+        return judge(ages).value
+
     def _follow_link(self) -> None:
-        link = self._processor.link_state
-        if link is LinkState.CONNECTED and self.state is not SessionState.STOPPING:
-            self._set_state(SessionState.ACTIVE, "connected")
-        elif link is LinkState.WAITING and self.state is SessionState.ACTIVE:
-            error = self._processor.last_error
-            self._set_state(SessionState.RECONNECTING, error.code if error else "unknown")
+        if self.state is SessionState.STOPPING or self.state.final:
+            return
+        match self._processor.link_state:
+            case LinkState.CONNECTED:
+                self._set_state(SessionState.ACTIVE, "connected")
+            case LinkState.LOADING:
+                self._set_state(SessionState.LOADING, "offered")
+            case LinkState.WAITING:
+                was_connected = self._processor.connections > 0
+                state = SessionState.RECONNECTING if was_connected else SessionState.STARTING
+                problem = self._processor.problem
+                self._set_state(state, problem.code if problem else "unknown")
 
     def _set_state(self, state: SessionState, reason: str) -> None:
         if state is self.state:

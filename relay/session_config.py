@@ -18,6 +18,17 @@ class Fit(StrEnum):
     """Fill the frame, give up the aspect ratio."""
 
 
+class FallbackMode(StrEnum):
+    """What goes out while nothing comes back from ComfyStream."""
+
+    PASSTHROUGH = "passthrough"
+    """The source's frames, unprocessed."""
+    REPEAT = "repeat"
+    """The last processed picture again, once a source frame."""
+    NONE = "none"
+    """No pictures."""
+
+
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
     """One session's request. Made by the HTTP border; nothing further in checks it again."""
@@ -32,5 +43,6 @@ class SessionConfig:
     height: int = 512
     fit: Fit = Fit.CONTAIN
     segment_seconds: float = 1.0
+    fallback: FallbackMode = FallbackMode.PASSTHROUGH
     warnings: tuple[str, ...] = ()
     """What was understood differently than it may have been meant; shown in the status."""

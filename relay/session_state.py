@@ -10,6 +10,8 @@ class SessionState(StrEnum):
 
     STARTING = "starting"
     """Not connected to ComfyStream yet."""
+    LOADING = "loading"
+    """ComfyStream has the offer and loads the workflow, which may take minutes."""
     ACTIVE = "active"
     """Connected; frames go through."""
     RECONNECTING = "reconnecting"
@@ -27,9 +29,21 @@ class SessionState(StrEnum):
 
 
 TRANSITIONS: dict[SessionState, frozenset[SessionState]] = {
-    SessionState.STARTING: frozenset({SessionState.ACTIVE, SessionState.STOPPING}),
+    SessionState.STARTING: frozenset(
+        {SessionState.LOADING, SessionState.ACTIVE, SessionState.STOPPING}
+    ),
+    SessionState.LOADING: frozenset(
+        {
+            SessionState.STARTING,
+            SessionState.RECONNECTING,
+            SessionState.ACTIVE,
+            SessionState.STOPPING,
+        }
+    ),
     SessionState.ACTIVE: frozenset({SessionState.RECONNECTING, SessionState.STOPPING}),
-    SessionState.RECONNECTING: frozenset({SessionState.ACTIVE, SessionState.STOPPING}),
+    SessionState.RECONNECTING: frozenset(
+        {SessionState.LOADING, SessionState.ACTIVE, SessionState.STOPPING}
+    ),
     SessionState.STOPPING: frozenset({SessionState.STOPPED, SessionState.FAILED}),
     SessionState.STOPPED: frozenset(),
     SessionState.FAILED: frozenset(),
@@ -42,6 +56,8 @@ class EndReason(StrEnum):
     REQUESTED = "requested"
     INPUT_ENDED = "input_ended"
     INPUT_TIMEOUT = "input_timeout"
+    PROCESSING_FAILED = "processing_failed"
+    """ComfyStream could not be used for too long."""
     OUTPUT_GONE = "output_gone"
     DRAINED = "drained"
     """The relay itself was shut down."""

@@ -18,12 +18,15 @@ class RateMeter:
     def __init__(self, window_s: float = 2.0, clock: Callable[[], float] = time.monotonic) -> None:
         self.window_s = window_s
         self.total = 0
+        self.last_at: float | None = None
+        """When the last event was, by the clock."""
         self._clock = clock
         self._times: deque[float] = deque()
 
     def tick(self) -> None:
         now = self._clock()
         self.total += 1
+        self.last_at = now
         self._times.append(now)
         self._forget(now)
 
@@ -43,8 +46,8 @@ class RateMeter:
 
     @property
     def age_s(self) -> float | None:
-        """Seconds since the last event; None if there was none within the window."""
-        return self._clock() - self._times[-1] if self._times else None
+        """Seconds since the last event; None if there was none."""
+        return self._clock() - self.last_at if self.last_at is not None else None
 
     def _forget(self, now: float) -> None:
         horizon = now - self.window_s

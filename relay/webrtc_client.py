@@ -102,18 +102,16 @@ class WebRTCClient:
         return self._peer.connectionState if self._peer is not None else "new"
 
     async def connect(
-        self, frames: MediaQueue[DecodedFrame], processed: MediaQueue[ProcessedUnit]
+        self, frames: MediaQueue[DecodedFrame], deliver: Callable[[ProcessedUnit], None]
     ) -> None:
         """Offer, and return when ICE and DTLS are up. A cancel leaves `aclose` to be called.
+
+        Args:
+            deliver: called on the event loop with each processed picture, in order.
 
         Raises:
             ProcessingError: the signalling's, or code `webrtc_failed`.
         """
-
-        def deliver(unit: ProcessedUnit) -> None:
-            if not processed.closed:
-                processed.put_nowait(unit)
-
         ice_servers = [RTCIceServer(**server) for server in self._options.ice_servers]
         peer = self._peer = RTCPeerConnection(RTCConfiguration(iceServers=ice_servers))
         peer.on("connectionstatechange", self._state_changed.set)

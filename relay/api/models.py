@@ -23,7 +23,7 @@ from relay.comfystream.workflow_check import quoted
 from relay.comfystream.workflows import PromptsError, TextWorkflow, normalize_prompts
 from relay.config import Settings
 from relay.errors import RequestError
-from relay.session_config import Fit, SessionConfig
+from relay.session_config import FallbackMode, Fit, SessionConfig
 from relay.validation import (
     LARGEST_SIZE,
     SMALLEST_SIZE,
@@ -73,6 +73,7 @@ class StartRequest(BaseModel):
     fit: Fit | None = None
     segment_seconds: Annotated[Seconds, Field(ge=0.2, le=10)] | None = None
     output_stream_url: ChannelUrl | None = None
+    fallback: FallbackMode | None = None
 
 
 class ValidationFailed(RequestError):
@@ -142,6 +143,7 @@ def session_config_from(
         height=height,
         fit=request.fit or settings.fit,
         segment_seconds=request.segment_seconds or settings.segment_seconds,
+        fallback=request.fallback or settings.fallback,
         warnings=tuple(warnings),
     )
 

@@ -121,9 +121,7 @@ class ServerLeases:
 class ServerLease:
     """A session's right to send prompts to one server. Made by `ServerLeases.acquire`."""
 
-    def __init__(
-        self, leases: ServerLeases, key: str, base_url: str, record: ServerRecord
-    ) -> None:
+    def __init__(self, leases: ServerLeases, key: str, base_url: str, record: ServerRecord) -> None:
         self.waiting: ProcessingError | None = None
         """What `wait_until_safe` waits for, while it does and it is worth telling."""
         self._leases = leases

@@ -55,6 +55,8 @@ class AccessUnit:
     damaged: bool = False
     """Packets were lost in it, or before it since the last keyframe."""
     arrived_at: float = 0.0
+    hidden: bool = False
+    """Of a processed picture: to be decoded, because later ones refer to it, and not shown."""
 
 
 @dataclass(slots=True)

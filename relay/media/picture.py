@@ -1,0 +1,23 @@
+"""Whole pictures in memory."""
+
+from __future__ import annotations
+
+import av
+
+
+def copy_of(frame: av.VideoFrame) -> av.VideoFrame:
+    """The same picture in memory of its own, without pts or time base.
+
+    Two encoders on two threads may not share a frame: each writes its own pts and picture type
+    onto it while it encodes.
+
+    Args:
+        frame: yuv420p.
+    """
+    copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
+    pairs = list(zip(copy.planes, frame.planes, strict=True))
+    if any(ours.line_size != theirs.line_size for ours, theirs in pairs):
+        return av.VideoFrame.from_ndarray(frame.to_ndarray(), format=frame.format.name)
+    for ours, theirs in pairs:
+        ours.update(bytes(theirs))
+    return copy
