@@ -8,6 +8,7 @@ nobody and need no lease.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -74,14 +75,12 @@ class ServerLeases:
     def release(self, key: str) -> None:
         """Called by the lease."""
         self._holders.pop(key, None)
-        record = self._records[key]
-        if record.left_at is None and record.wedged_at is None:
-            del self._records[key]
         self.save()
 
     def save(self) -> None:
         """Tell the next process, before it matters."""
         now, wall_now = self.clock(), self._wall_clock()
+        self._forget_old(now)
         saved: Saved = {}
         for key, record in self._records.items():
             entry: dict[str, Any] = {"phase": record.phase.value}
@@ -93,6 +92,14 @@ class ServerLeases:
             if len(entry) > 1 or record.phase is not Phase.IDLE:
                 saved[key] = entry
         self._save(saved)
+
+    def _forget_old(self, now: float) -> None:
+        longest_s = max(self.rules.quarantine_s, self.rules.wedged_retry_s)
+        for key in [key for key in self._records if key not in self._holders]:
+            record = self._records[key]
+            last_at = max(record.left_at or -math.inf, record.wedged_at or -math.inf)
+            if last_at + longest_s < now:
+                del self._records[key]
 
     def _restore(self, saved: Saved) -> None:
         now, wall_now = self.clock(), self._wall_clock()

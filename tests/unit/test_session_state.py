@@ -2,7 +2,54 @@
 
 from __future__ import annotations
 
+import itertools
+
+import aiohttp
+import pytest
+
+from relay.config import Settings
+from relay.pipeline import PipelineResources
+from relay.session import Session
+from relay.session_config import SessionConfig
 from relay.session_state import TRANSITIONS, SessionState
+
+S = SessionState
+LEGAL = {
+    (S.STARTING, S.LOADING),
+    (S.STARTING, S.ACTIVE),
+    (S.STARTING, S.STOPPING),
+    (S.LOADING, S.STARTING),
+    (S.LOADING, S.RECONNECTING),
+    (S.LOADING, S.ACTIVE),
+    (S.LOADING, S.STOPPING),
+    (S.ACTIVE, S.RECONNECTING),
+    (S.ACTIVE, S.STOPPING),
+    (S.RECONNECTING, S.LOADING),
+    (S.RECONNECTING, S.ACTIVE),
+    (S.RECONNECTING, S.STOPPING),
+    (S.STOPPING, S.STOPPED),
+    (S.STOPPING, S.FAILED),
+}
+"""Said a second time, so that a change of the table is a decision."""
+
+
+@pytest.mark.parametrize(("old", "new"), list(itertools.product(S, S)))
+async def test_each_pair_of_states(old: SessionState, new: SessionState) -> None:
+    """A session takes the transitions of the table, refuses the others, and may stay."""
+    resources = PipelineResources(Settings(), aiohttp.ClientSession())
+    try:
+        config = SessionConfig("http://127.0.0.1/in", "http://127.0.0.1/out", "http://127.0.0.1")
+        session = Session(config, resources)
+        session.state = old
+        if (old, new) in LEGAL or old is new:
+            session._set_state(new, "test")
+            assert session.state is new
+        else:
+            with pytest.raises(AssertionError):
+                session._set_state(new, "test")
+            assert session.state is old
+    finally:
+        await resources.aclose()
 
 
 def test_every_state_has_its_transitions() -> None:
