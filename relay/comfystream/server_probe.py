@@ -8,7 +8,9 @@ happens (measured).
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -73,8 +75,7 @@ async def probe_server(http: aiohttp.ClientSession, base_url: str, *, timeout_s:
     except (aiohttp.ClientError, OSError) as error:
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
         refused = isinstance(cause, ConnectionRefusedError)
-        problem = getattr(cause, "strerror", None) or type(error).__name__
-        return Probe(ServerAnswer.GONE if refused else ServerAnswer.SILENT, str(problem))
+        return Probe(ServerAnswer.GONE if refused else ServerAnswer.SILENT, _in_words(cause))
     try:
         streams = json.loads(text)
     except ValueError:
@@ -82,3 +83,9 @@ async def probe_server(http: aiohttp.ClientSession, base_url: str, *, timeout_s:
     if not isinstance(streams, dict):
         return Probe(ServerAnswer.UNTOLD)
     return Probe(ServerAnswer.IN_USE if streams else ServerAnswer.FREE)
+
+
+def _in_words(cause: Exception) -> str:
+    if isinstance(cause, OSError) and cause.errno in errno.errorcode:
+        return os.strerror(cause.errno).lower()
+    return getattr(cause, "strerror", None) or type(cause).__name__

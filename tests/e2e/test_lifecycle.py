@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import aiohttp
@@ -31,7 +32,8 @@ def free_port() -> int:
 
 @pytest.mark.timeout(60)
 async def test_a_server_that_is_down_at_start_is_waited_for() -> None:
-    """The session is made, says why it can't connect, keeps trying, and gets there."""
+    """The session is made, says why it can't connect, shows the source meanwhile, keeps trying,
+    and gets there."""
     port = free_port()
     options = PatternOptions(frames=900, plain=True, audio=False)
     viewer = Viewer()
@@ -44,7 +46,9 @@ async def test_a_server_that_is_down_at_start_is_waited_for() -> None:
             assert "start it" in status["processing"]["error"]
             async with standin_process("--port", str(port)):
                 async with in_background(viewer.watch(stack.channel("camera-processed"))):
-                    await viewer.wait_for(lambda v: len(v.frames) > 10, 30)
+                    await viewer.wait_for(lambda v: sum(f.inverted for f in v.frames) > 10, 30)
+                assert not viewer.frames[0].inverted
+                assert all(a.pts < b.pts for a, b in pairwise(viewer.frames))
                 status = await stack.status(session)
                 assert status["status"] == "active"
                 assert status["processing"]["error"] is None
