@@ -86,6 +86,6 @@ async def probe_server(http: aiohttp.ClientSession, base_url: str, *, timeout_s:
 
 
 def _in_words(cause: Exception) -> str:
-    if isinstance(cause, OSError) and cause.errno in errno.errorcode:
+    if isinstance(cause, OSError) and cause.errno is not None and cause.errno in errno.errorcode:
         return os.strerror(cause.errno).lower()
     return getattr(cause, "strerror", None) or type(cause).__name__
