@@ -24,6 +24,7 @@ from relay.comfystream.workflows import TextWorkflowError
 from relay.config import EventLoop, Settings
 from relay.config_show import print_lines
 from relay.config_sources import LoadedSettings, SettingsError, load_settings
+from relay.config_warnings import security_warnings
 from relay.observe.log import configure_logging
 from relay.sessions import SessionManager
 
@@ -85,6 +86,8 @@ async def _serve(app: web.Application, settings: Settings) -> int:
             version=__version__,
             comfystream_url=settings.comfystream_url,
         )
+    for warning in security_warnings(settings):
+        log.warning("config.insecure", problem=warning)
     await stopped.wait()
     await runner.cleanup()
     log.info("relay.stopped")

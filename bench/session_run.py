@@ -17,6 +17,7 @@ import aiohttp
 from bench.calibration import codec_cpu_ms
 from bench.process_cost import cpu_seconds, peak_memory_mb
 from demo.child_process import Child, ChildError
+from demo.relay_api import api_headers
 from demo.start_session import INVERT
 from relay.tasks import cancel_and_wait
 
@@ -81,7 +82,9 @@ async def measure(options: RunOptions) -> RunResult:
     async with AsyncExitStack() as cleanup:
         logs = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="relay-bench-")))
         timeout = aiohttp.ClientTimeout(total=10)
-        http = await cleanup.enter_async_context(aiohttp.ClientSession(timeout=timeout))
+        http = await cleanup.enter_async_context(
+            aiohttp.ClientSession(timeout=timeout, headers=api_headers())
+        )
         return await _Run(options, logs, http, cleanup).measure()
 
 

@@ -20,6 +20,7 @@ from demo.child_process import Child, ChildError
 from demo.file_source import FileSourceError, inspect
 from demo.live_view import Addresses, introduction, live_line, problem_of, summary_lines
 from demo.output_probe import OutputProbe
+from demo.relay_api import api_headers
 from demo.settings import DemoError, DemoSettings
 from demo.start_session import INVERT
 from relay.tasks import cancel_and_wait
@@ -88,7 +89,8 @@ class Demo:
         server = TrickleServer(port=self._settings.trickle_port)
         await cleanup.enter_async_context(server)
         timeout = aiohttp.ClientTimeout(total=_ANSWER_TIMEOUT_S)
-        self._http = await cleanup.enter_async_context(aiohttp.ClientSession(timeout=timeout))
+        http = aiohttp.ClientSession(timeout=timeout, headers=api_headers())
+        self._http = await cleanup.enter_async_context(http)
         cleanup.push_async_callback(self._end)
         starting = asyncio.ensure_future(self._start_parts())
         stopping = asyncio.ensure_future(self._stop.wait())

@@ -13,6 +13,8 @@ from typing import Any
 
 import aiohttp
 
+from demo.relay_api import api_headers
+
 START_TIMEOUT_S = 60.0
 RETRY_S = 1.0
 INVERT: list[dict[str, Any]] = [
@@ -30,7 +32,7 @@ async def start(relay: str, request: dict[str, Any]) -> str:
     Raises:
         SystemExit: the relay refuses, or is not up within a minute.
     """
-    async with aiohttp.ClientSession() as http:
+    async with aiohttp.ClientSession(headers=api_headers()) as http:
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 while True:

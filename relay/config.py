@@ -13,7 +13,18 @@ from pathlib import Path
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from relay.config_values import Capacity, IceServers, Origins, Seconds, ServerUrl, Size
+from relay.config_values import (
+    CaFile,
+    Capacity,
+    Hosts,
+    IceServers,
+    Origins,
+    Seconds,
+    ServerUrl,
+    Size,
+    Token,
+)
+from relay.host_rules import HostRules
 from relay.session_config import FallbackMode, Fit
 
 PREFIX = "RELAY_"
@@ -174,6 +185,28 @@ class Settings(BaseSettings):
         description="Take a returned frame when its last packet is here, instead of when the"
         " next frame begins.",
     )
+    api_token: Token | None = Field(
+        None,
+        description="Secret that every call but `GET /health` must bring, as `Authorization:"
+        " Bearer TOKEN`. None: everybody who reaches the port may call.",
+    )
+    requests_per_second: int = Field(
+        200,
+        ge=0,
+        description="Most requests of one client address; more are answered 429. 0: no limit.",
+    )
+    allowed_hosts: Hosts = Field(
+        (),
+        description="Hosts that sessions may name in their addresses, separated by commas: names,"
+        " `*.names`, addresses, networks (10.0.0.0/8), each perhaps with `:port`. None: all but"
+        " link-local and cloud metadata addresses.",
+    )
+    tls_ca_file: CaFile | None = Field(
+        None, description="Certificate authorities to trust beside the system's, PEM."
+    )
+    tls_insecure: bool = Field(
+        False, description="Accept any certificate of trickle servers and ComfyStream."
+    )
     cors_origins: Origins = Field(
         (), description="Web origins whose pages may call the API, separated by commas."
     )
@@ -211,3 +244,8 @@ class Settings(BaseSettings):
 def variable_name(setting: str) -> str:
     """The environment variable of a setting."""
     return PREFIX + setting.upper()
+
+
+def host_rules(settings: Settings) -> HostRules:
+    """Where sessions may make the relay connect to; servers the operator named count in."""
+    return HostRules(settings.allowed_hosts, own=[settings.comfystream_url])

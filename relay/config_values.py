@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
@@ -18,6 +19,8 @@ from pydantic import (
 from pydantic_settings import NoDecode
 from yarl import URL
 
+from relay.host_rules import HostRule
+from relay.tls import tls_trust
 from relay.validation import LARGEST_SIZE, SMALLEST_SIZE, check_server_url
 
 
@@ -82,6 +85,22 @@ def _check_even(value: int) -> int:
     return value
 
 
+def _check_host_rule(value: str) -> str:
+    HostRule.parse(value)
+    return value
+
+
+def _check_ca_file(value: Path) -> Path:
+    tls_trust(value)
+    return value
+
+
+def _check_token(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+        raise ValueError("must be printable ASCII characters without spaces")
+    return value
+
+
 Size = Annotated[int, Field(ge=SMALLEST_SIZE, le=LARGEST_SIZE), AfterValidator(_check_even)]
 Capacity = Annotated[int, Field(ge=1, le=10_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -90,3 +109,10 @@ Origins = Annotated[
     tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(split_list)
 ]
 IceServers = Annotated[tuple[IceServer, ...], NoDecode, BeforeValidator(decode_json)]
+Hosts = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_host_rule)], ...],
+    NoDecode,
+    BeforeValidator(split_list),
+]
+CaFile = Annotated[Path, AfterValidator(_check_ca_file)]
+Token = Annotated[SecretStr, AfterValidator(_check_token)]

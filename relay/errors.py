@@ -15,6 +15,7 @@ to do about it; they never hold prompt text or credentials.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -47,16 +48,24 @@ class RequestError(RelayError):
 
     Args:
         http_status: the 4xx status that fits; 400 when nothing closer does.
+        headers: of the answer, where the status wants some.
     """
 
     code = "bad_request"
     http_status = 400
 
     def __init__(
-        self, message: str, *, code: str | None = None, http_status: int = 400, **details: Any
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        http_status: int = 400,
+        headers: Mapping[str, str] | None = None,
+        **details: Any,
     ) -> None:
         super().__init__(message, code=code, **details)
         self.http_status = http_status
+        self.headers = dict(headers or {})
 
 
 class BusyError(RelayError):

@@ -12,6 +12,7 @@ import structlog
 from relay.comfystream_processor import ComfyStreamProcessor, LinkState
 from relay.errors import RelayError
 from relay.pipeline import Pipeline, PipelineResources
+from relay.redaction import mask_credentials
 from relay.session_config import SessionConfig
 from relay.session_health import judge
 from relay.session_state import TRANSITIONS, EndReason, SessionState
@@ -90,8 +91,8 @@ class Session:
         return {
             "session_id": self.session_id,
             "status": self.state.value,
-            "input_stream_url": self.config.input_stream_url,
-            "output_stream_url": self.config.output_stream_url,
+            "input_stream_url": mask_credentials(self.config.input_stream_url),
+            "output_stream_url": mask_credentials(self.config.output_stream_url),
             "created_at": _timestamp(self.created_at),
         }
 
@@ -102,9 +103,9 @@ class Session:
             "session_id": self.session_id,
             "status": self.state.value,
             "health": self._health(),
-            "input_stream_url": self.config.input_stream_url,
-            "output_stream_url": self.config.output_stream_url,
-            "comfystream_url": self.config.comfystream_url,
+            "input_stream_url": mask_credentials(self.config.input_stream_url),
+            "output_stream_url": mask_credentials(self.config.output_stream_url),
+            "comfystream_url": mask_credentials(self.config.comfystream_url),
             "width": self.config.width,
             "height": self.config.height,
             "created_at": _timestamp(self.created_at),

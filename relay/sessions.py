@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-import aiohttp
 import structlog
 
 from relay import aiortc_internals
-from relay.config import Settings
+from relay.config import Settings, host_rules
 from relay.errors import BusyError, RequestError
+from relay.host_rules import HostNotAllowedError
+from relay.outbound_http import RuledResolver, open_http
 from relay.pipeline import PipelineResources
 from relay.session import Session
 from relay.session_config import SessionConfig
@@ -28,6 +29,7 @@ class SessionManager:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._resolver: RuledResolver | None = None
         self._sessions: dict[str, Session] = {}
         self._resources: PipelineResources | None = None
         self._draining = False
@@ -35,10 +37,11 @@ class SessionManager:
     async def start(self) -> None:
         """Open what the sessions share."""
         aiortc_internals.shorten_consent()
-        # Long polls and open POSTs: connections are many, idle and long-lived by design.
-        http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+        self._resolver = RuledResolver(host_rules(self._settings))
+        http = open_http(
+            self._resolver,
+            tls_ca_file=self._settings.tls_ca_file,
+            tls_insecure=self._settings.tls_insecure,
         )
         self._resources = PipelineResources(self._settings, http)
 
@@ -58,10 +61,12 @@ class SessionManager:
 
         Raises:
             BusyError: full, starting or draining.
-            RequestError: 409 `output_in_use`: another session writes that channel.
+            RequestError: 403 `host_not_allowed`; 409 `output_in_use`: another session writes
+                that channel.
         """
-        if self._resources is None or self._draining:
-            raise BusyError("the relay is not taking sessions now; try again", code="draining")
+        self._require_open()
+        await self._check_hosts(config)
+        resources = self._require_open()  # no await from here to the session's place in the list
         self._forget_old()
         running = [s for s in self._sessions.values() if not s.state.final]
         limit = self._settings.max_sessions
@@ -75,7 +80,7 @@ class SessionManager:
                     code="output_in_use",
                     http_status=409,
                 )
-        session = Session(config, self._resources)
+        session = Session(config, resources)
         self._sessions[session.session_id] = session
         session.start()
         return session
@@ -109,6 +114,23 @@ class SessionManager:
     def list(self, *, ended: bool = False) -> list[Session]:
         """The sessions that run, oldest first; with `ended` those that ended instead."""
         return [s for s in self._sessions.values() if s.state.final == ended]
+
+    def _require_open(self) -> PipelineResources:
+        if self._resources is None or self._draining:
+            raise BusyError("the relay is not taking sessions now; try again", code="draining")
+        return self._resources
+
+    async def _check_hosts(self, config: SessionConfig) -> None:
+        assert self._resolver is not None
+        faults = []
+        for field in ("input_stream_url", "output_stream_url", "comfystream_url"):
+            try:
+                await self._resolver.check_url(getattr(config, field))
+            except HostNotAllowedError as error:
+                faults.append({"field": field, "problem": error.strerror})
+        if faults:
+            shown = "; ".join(f"{fault['field']}: {fault['problem']}" for fault in faults)
+            raise RequestError(shown, code="host_not_allowed", http_status=403, details=faults)
 
     def _forget_old(self) -> None:
         horizon = datetime.now(UTC) - ENDED_KEPT

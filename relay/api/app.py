@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from relay.api import operator_routes, session_routes
+from relay.api.access import RATE_LIMIT, make_rate_limit, request_limit, token_guard
 from relay.api.errors import error_border
 from relay.api.keys import SESSIONS, SETTINGS, TEXT_WORKFLOW, SessionService
 from relay.api.origins import allow_origins, origin_guard
@@ -14,6 +15,8 @@ from relay.config import Settings
 
 CONNECTIONS_CLOSE_S = 0.25
 """Of the time to stop: what is left for answers under way when the sessions have ended."""
+MOST_HEADERS = 64
+"""Of a request, each of 8190 bytes at the most; more are answered 400."""
 
 
 def build_app(settings: Settings, sessions: SessionService) -> web.Application:
@@ -23,11 +26,12 @@ def build_app(settings: Settings, sessions: SessionService) -> web.Application:
         TextWorkflowError: the operator's text workflow can't be used.
     """
     app = web.Application(
-        middlewares=[request_context, error_border, origin_guard],
+        middlewares=[request_context, error_border, request_limit, token_guard, origin_guard],
         client_max_size=settings.max_body_bytes,
     )
     app[SETTINGS] = settings
     app[SESSIONS] = sessions
+    app[RATE_LIMIT] = make_rate_limit(settings.requests_per_second)
     app[TEXT_WORKFLOW] = (
         TextWorkflow.load(settings.text_workflow) if settings.text_workflow else None
     )
@@ -49,6 +53,7 @@ def make_runner(app: web.Application) -> web.AppRunner:
         handler_cancellation=False,
         auto_decompress=False,
         access_log=None,
+        max_headers=MOST_HEADERS,
         shutdown_timeout=CONNECTIONS_CLOSE_S,
     )
 

@@ -18,7 +18,7 @@ import structlog
 from aiohttp import web
 
 from relay.api.keys import REQUEST_ID, SETTINGS, Handler
-from relay.errors import BusyError, RelayError
+from relay.errors import BusyError, RelayError, RequestError
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +72,10 @@ async def error_border(request: web.Request, handler: Handler) -> web.StreamResp
     except BusyError as error:
         response = _relay_error_answer(request, error)
         response.headers["Retry-After"] = str(error.retry_after_s)
+        return response
+    except RequestError as error:
+        response = _relay_error_answer(request, error)
+        response.headers.update(error.headers)
         return response
     except RelayError as error:
         return _relay_error_answer(request, error)

@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
+from relay.host_rules import HostNotAllowedError
 from relay.trickle.channel_url import ChannelUrl
 from relay.trickle.errors import TrickleError
 from relay.trickle.protocol import Reply, parse_number
@@ -187,6 +188,9 @@ async def discard_body(response: aiohttp.ClientResponse) -> bytes:
 
 def describe(failure: BaseException) -> str:
     """A failure in a few words, without the URL that aiohttp's own texts may hold."""
+    forbidden = _forbidden(failure)
+    if forbidden is not None:
+        return forbidden.strerror
     if isinstance(failure, aiohttp.ConnectionTimeoutError):
         return (
             "no connection in time: it does not answer, or the connection limit of the session "
@@ -208,11 +212,20 @@ def describe(failure: BaseException) -> str:
 
 
 def is_final_failure(failure: BaseException) -> bool:
-    """Whether trying again can't help: the certificate is not the one we trust."""
-    return isinstance(
+    """Whether trying again can't help: the certificate is not the one we trust, or the host one
+    we may not connect to."""
+    return _forbidden(failure) is not None or isinstance(
         failure,
         aiohttp.ClientConnectorCertificateError
         | aiohttp.ServerFingerprintMismatch
         | aiohttp.ClientConnectorSSLError
         | aiohttp.InvalidURL,
     )
+
+
+def _forbidden(failure: BaseException) -> HostNotAllowedError | None:
+    """Our own refusal to connect there, which aiohttp wraps in an error of its own."""
+    for cause in (failure, failure.__cause__):
+        if isinstance(cause, HostNotAllowedError):
+            return cause
+    return None

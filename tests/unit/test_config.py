@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from relay.config import LogLevel, Settings, variable_name
 from relay.config_show import print_lines, settings_table
 from relay.config_sources import LoadedSettings, SettingsError, load_settings
+from relay.config_warnings import security_warnings
 
 ROOT = Path(__file__).parents[2]
 PACKAGING_VARIABLES = {"RELAY_IMAGE", "RELAY_CONTAINER"}
@@ -122,6 +124,10 @@ def test_every_fault_is_named_with_its_place(
         ("RELAY_ICE_SERVERS", '[{"urls": "http://x"}]', "stun:host"),
         ("RELAY_ICE_SERVERS", '[{"url": "stun:x"}]', "[0].url "),
         ("RELAY_MAX_SESSIONS", "-1", "at least 0"),
+        ("RELAY_ALLOWED_HOSTS", "a.example,http://b.example", "host names"),
+        ("RELAY_ALLOWED_HOSTS", "a.example:99999", "port"),
+        ("RELAY_TLS_CA_FILE", "no-such-file.pem", "can't be read"),
+        ("RELAY_API_TOKEN", "two words", "without spaces"),
         ("RELAY_COMFYSTREAM_URL", "http://host?x=1", "query"),
         ("RELAY_PORT", "tcp://10.0.0.1:8890", "Kubernetes"),
         ("RELAY_RECONNECT_FIRST_WAIT_S", "60", "RELAY_RECONNECT_LONGEST_WAIT_S"),
@@ -139,6 +145,7 @@ def test_bad_value_is_refused_in_plain_words(
 
 def test_faults_of_secret_settings_do_not_show_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """A credential in a setting that is refused stays out of the message."""
+    monkeypatch.setenv("RELAY_API_TOKEN", "hunter2 hunter2")
     monkeypatch.setenv("RELAY_ICE_SERVERS", '[{"urls": "bad", "credential": "hunter2"}]')
     monkeypatch.setenv("RELAY_COMFYSTREAM_URL", "ftp://user:hunter2@host")
     assert "hunter2" not in " ".join(faults_of())
@@ -185,6 +192,47 @@ def test_ice_servers_keep_their_credential_for_those_who_need_it(
     ]
     assert "hunter2" not in "\n".join(print_lines(loaded))
     assert "hunter2" not in repr(loaded)
+
+
+def test_the_token_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks at the settings sees that there is one, and no more."""
+    monkeypatch.setenv("RELAY_API_TOKEN", "hunter2")
+    loaded = load_settings()
+    assert line_of(loaded, "api_token") == ["RELAY_API_TOKEN", "**********", "env"]
+    assert "hunter2" not in repr(loaded)
+
+
+def test_a_ca_file_without_certificates_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """At the start, not at the first connection."""
+    (tmp_path / "ca.pem").write_text("no certificate")
+    monkeypatch.setenv("RELAY_TLS_CA_FILE", str(tmp_path / "ca.pem"))
+    [fault] = faults_of()
+    assert "RELAY_TLS_CA_FILE" in fault
+    assert "holds no certificate" in fault
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"host": "0.0.0.0"}, ["RELAY_API_TOKEN"]),
+        ({"host": "::"}, ["RELAY_API_TOKEN"]),
+        ({"host": "relay.internal"}, ["RELAY_API_TOKEN"]),
+        ({"host": "0.0.0.0", "api_token": "x"}, []),
+        ({"host": "127.0.0.1"}, []),
+        ({"host": "127.8.9.1"}, []),
+        ({"host": "::1"}, []),
+        ({"host": "localhost"}, []),
+        ({"host": "localhost", "tls_insecure": True}, ["RELAY_TLS_INSECURE"]),
+    ],
+)
+def test_what_is_open_is_said(settings: dict[str, Any], words: list[str]) -> None:
+    """One warning for each door that stands open, naming what closes it."""
+    warnings = security_warnings(Settings(**settings))
+    assert len(warnings) == len(words)
+    for warning, word in zip(warnings, words, strict=True):
+        assert word in warning
 
 
 def test_printed_config_shows_value_and_origin(monkeypatch: pytest.MonkeyPatch) -> None:

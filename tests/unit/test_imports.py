@@ -35,7 +35,9 @@ LEVELS = {
     "relay.config_show": 0,
     "relay.config_sources": 0,
     "relay.config_values": 0,
+    "relay.config_warnings": 0,
     "relay.errors": 0,
+    "relay.host_rules": 0,
     "relay.journal": 0,
     "relay.log_limit": 0,
     "relay.redaction": 0,
@@ -45,6 +47,7 @@ LEVELS = {
     "relay.stats": 0,
     "relay.strict_json": 0,
     "relay.tasks": 0,
+    "relay.tls": 0,
     "relay.validation": 0,
 }
 STRANGERS = ("relay.trickle", "relay.media", "relay.comfystream")
