@@ -51,6 +51,18 @@ async def test_an_early_200_is_a_lost_segment_never_a_success() -> None:
         assert (sink.stats.segments_lost, sink.stats.segments_accepted) == (1, 1)
 
 
+async def test_an_early_200_is_no_success_of_a_segment_that_happens_to_end_then() -> None:
+    """Nothing more was to be written; but the server had not seen our end, so what it has may be
+    short."""
+    taker = Taker({0: [lambda e: after_first_byte(e, 200, {"Lp-Trickle-Seq": 0})]})
+    async with taker.server as server, publisher(server.url + "camera") as sink:
+        segment = await sink.next_segment()
+        await segment.write(b"all of it")
+        await until(lambda: segment._post.done)
+        with pytest.raises(SegmentLostError, match="ended it early, with status 200"):
+            await segment.close()
+
+
 @pytest.mark.parametrize("early", [True, False])
 async def test_closed_ends_the_publication(early: bool) -> None:
     """Whether it comes in mid-segment or to the waiting preconnect, nothing goes on after it."""
@@ -98,6 +110,38 @@ async def test_409_moves_up() -> None:
         assert segment.seq == 3
         assert taker.bodies == {3: b"x"}
         assert (sink.stats.conflicts, sink.stats.segments_lost) == (1, 0)
+
+
+async def test_a_number_that_is_taken_away_before_the_first_byte_is_a_lost_segment() -> None:
+    """It had been handed out under that number: it is not moved to another in silence."""
+    take_away = asyncio.Event()
+
+    async def refuse_when_told(exchange: Exchange) -> None:
+        await take_away.wait()
+        await exchange.reply(409, {"Lp-Trickle-Seq": 0, "Lp-Trickle-Latest": 1})
+
+    taker = Taker({0: [refuse_when_told]})
+    async with taker.server as server, publisher(server.url + "camera") as sink:
+        segment = await sink.next_segment()
+        take_away.set()
+        await until(lambda: segment._post.done)
+        with pytest.raises(SegmentLostError, match="another publisher has taken its number"):
+            await segment.write(b"x")
+        await (await send(sink, b"y")).close()
+        assert taker.bodies == {1: b"y"}
+
+
+async def test_numbers_that_are_all_used_are_no_hot_loop() -> None:
+    """A server that ends every preconnect at once is asked with pauses, and given up in time."""
+    taker = Taker({n: [status(200, {"Lp-Trickle-Seq": n})] for n in range(1000)})
+    async with taker.server as server:
+        sink = publisher(server.url + "camera", retry_budget_s=0.5)
+        with contextlib.suppress(UnavailableError):
+            await sink.start()
+        await until(lambda: sink.end_reason)
+        assert sink.end_reason is EndReason.UNREACHABLE
+        assert len(server.of("POST")) < 12
+        await sink.aclose()
 
 
 async def test_a_preconnect_that_is_answered_200_at_once_is_a_used_number() -> None:
@@ -158,6 +202,25 @@ async def test_a_taken_segment_without_a_byte_survives_the_loss_of_its_connectio
         await segment.close()
         assert (segment.seq, taker.bodies) == (0, {0: b"x"})
         assert sink.stats.segments_lost == 0
+        assert [r.headers.get("lp-trickle-reset") for r in server.of("POST", 0)] == ["1", "1"]
+
+
+async def test_an_empty_segment_survives_the_loss_of_its_connection_too() -> None:
+    """Its number would be missing otherwise, and its readers would wait."""
+    drop = asyncio.Event()
+
+    async def drop_when_told(exchange: Exchange) -> None:
+        await drop.wait()
+        exchange.cut()
+
+    taker = Taker({0: [drop_when_told]})
+    async with taker.server as server, publisher(server.url + "camera") as sink:
+        segment = await sink.next_segment()
+        drop.set()
+        await until(lambda: segment._post.done)
+        await segment.close()
+        assert taker.bodies == {0: b""}
+        assert sink.stats.segments_accepted == 1
 
 
 @pytest.mark.parametrize("code", [None, 500, 503])
@@ -262,6 +325,30 @@ async def test_a_preconnect_that_stood_for_a_while_renews_the_budget(
     async with taker.server as server:
         async with publisher(server.url + "camera", retry_budget_s=0.3) as sink:
             await server.wait_for("POST", 0, count=6)
+            await (await send(sink, b"x")).close()
+            assert taker.bodies == {0: b"x"}
+
+
+async def test_a_useful_start_renews_the_budget() -> None:
+    """What failed on the way to it does not count when a preconnect fails much later."""
+    failed = False
+
+    async def respond(exchange: Exchange) -> None:
+        nonlocal failed
+        if exchange.request.last == "next" and not failed:
+            failed = True
+            await exchange.reply(503)
+        else:
+            await taker._respond(exchange)
+
+    async def fail_late(exchange: Exchange) -> None:
+        await asyncio.sleep(0.5)
+        await exchange.reply(503)
+
+    taker = Taker({0: [fail_late]})
+    async with PeerServer(respond) as server:
+        async with publisher(server.url + "camera", retry_budget_s=0.3) as sink:
+            await server.wait_for("POST", 0, count=2)
             await (await send(sink, b"x")).close()
             assert taker.bodies == {0: b"x"}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -11,7 +10,7 @@ from relay.trickle.errors import SegmentTooLargeError
 from relay.trickle.protocol import EndReason
 from tests.peers.http_wire import Exchange, PeerServer
 from tests.peers.quick import read_all, subscriber
-from tests.peers.scripted_channel import receive, seq, serving
+from tests.peers.scripted_channel import SegmentAnswer, receive, seq, serving
 
 pytestmark = pytest.mark.timeout(20, method="signal")
 
@@ -19,9 +18,7 @@ pytestmark = pytest.mark.timeout(20, method="signal")
 # -- cuts in mid-segment ------------------------------------------------------------------
 
 
-def cut_after(
-    first: bytes, *, reset: bool, then: bytes | int
-) -> Callable[[Exchange], Awaitable[None]]:
+def cut_after(first: bytes, *, reset: bool, then: bytes | int) -> SegmentAnswer:
     """Sends `first` and cuts; asked again, replies with all of `then`, or with that status."""
     cut = False
 
@@ -164,6 +161,93 @@ async def test_a_resumed_segment_that_is_shorter_now_ends_there() -> None:
         assert await segment.read() == b"long part"
         assert segment.truncated
         await source.aclose()
+
+
+async def test_a_resume_is_tried_again_while_the_server_fails() -> None:
+    """A proxy that restarts cuts everybody and answers 503 for a moment."""
+    replies = iter(["cut", "503", "cut before reply", "whole"])
+
+    async def failing(exchange: Exchange) -> None:
+        match next(replies):
+            case "cut":
+                await exchange.start(200, seq(0))
+                await exchange.chunk(b"one")
+                await asyncio.sleep(0.01)
+                exchange.cut()
+            case "503":
+                await exchange.reply(503)
+            case "cut before reply":
+                exchange.cut()
+            case _:
+                await exchange.reply(200, seq(0), b"onetwo")
+
+    async with serving(failing, b"1") as server:
+        assert await receive(server) == [(0, b"onetwo"), (1, b"1")]
+
+
+# -- stalls in mid-segment ----------------------------------------------------------------
+
+
+def silent_after(first: bytes, *, times: int = 1000, then: bytes = b"") -> SegmentAnswer:
+    """Sends `first` and no more, the first `times` times; then all of `then`."""
+    asked = 0
+
+    async def respond(exchange: Exchange) -> None:
+        nonlocal asked
+        asked += 1
+        number = int(exchange.request.last)
+        if asked <= times:
+            await exchange.start(200, seq(number))
+            await exchange.chunk(first)
+            await exchange.gone()
+        else:
+            await exchange.reply(200, seq(number), then)
+
+    return respond
+
+
+async def test_a_segment_that_pauses_while_the_next_has_begun_is_not_given_up_at_once() -> None:
+    """Segments may overlap: it is asked for once more, and there it goes on."""
+    async with serving(silent_after(b"one", times=1, then=b"onetwo"), b"1") as server:
+        source = subscriber(server.url + "camera", start=0)
+        assert await read_all(source) == [(0, b"onetwo"), (1, b"1")]
+        assert (source.stats.stalls, source.stats.truncated_segments) == (1, 0)
+        await source.aclose()
+
+
+async def test_a_silent_segment_is_left_when_only_the_edge_tells_that_there_is_newer() -> None:
+    """The request ahead was refused, a moment too early: the edge is asked for."""
+    asked = 0
+
+    async def early(exchange: Exchange) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await exchange.reply(470, seq(1, Lp_Trickle_Latest=1), b"Entry not found")
+        else:
+            await exchange.reply(200, seq(1), b"1")
+
+    async with serving(silent_after(b"0"), early, edges=[3]) as server:
+        source = subscriber(server.url + "camera", start=0)
+        assert await read_all(source) == [(0, b"0"), (1, b"1")]
+        assert source.stats.truncated_segments == 1
+        await source.aclose()
+
+
+async def test_a_silent_segment_is_asked_for_ever_more_rarely() -> None:
+    """Nothing newer has begun, so it is not given up; a long pause costs few requests."""
+
+    async def unborn(exchange: Exchange) -> None:
+        await exchange.gone()
+
+    async with serving(silent_after(b"0"), unborn, edges=[1]) as server:
+        source = subscriber(server.url + "camera", start=0, body_stall_s=0.1)
+        reading = asyncio.create_task(read_all(source))
+        await asyncio.sleep(1.6)
+        assert 3 <= len(server.of("GET", 0)) <= 6
+        await source.aclose()
+        assert await reading == [(0, b"0")]
+        assert source.stats.truncated_segments == 0
 
 
 # -- pace and memory ----------------------------------------------------------------------
@@ -327,4 +411,5 @@ async def test_closing_ends_a_waiting_iteration_at_once(where: str) -> None:
             received = await reading
         assert received == ([(0, b"x")] if where == "body" else [])
         assert source.end_reason is EndReason.STOPPED
+        assert (source.stats.resumes, source.stats.truncated_segments) == (0, 0)
         await source.aclose()

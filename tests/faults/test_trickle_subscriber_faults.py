@@ -425,6 +425,33 @@ async def test_headers_that_never_come_are_noticed() -> None:
         await source.aclose()
 
 
+async def test_a_restart_is_noticed_by_who_waits_for_the_number_that_would_have_been_next() -> None:
+    """The server lets it wait for a number that is now far ahead; the edge tells."""
+    restarted = False
+
+    async def respond(exchange: Exchange) -> None:
+        nonlocal restarted
+        last = exchange.request.last
+        if last == "next":
+            await exchange.reply(200, {"Lp-Trickle-Latest": 2 if restarted else 6}, b"")
+        elif last == "6" and not restarted:
+            restarted = True
+            await exchange.gone()
+        elif last == "6":
+            await exchange.reply(470, seq(6, Lp_Trickle_Latest=2), b"Entry not found")
+        elif last == "3":
+            await exchange.reply(200, CLOSED)
+        else:
+            body = b"new" if restarted else b"old"
+            await exchange.reply(200, seq(int(last)), body)
+
+    async with PeerServer(respond) as server:
+        source = subscriber(server.url + "camera")
+        assert await read_all(source) == [(5, b"old"), (2, b"new")]
+        assert source.stats.restarts == 1
+        await source.aclose()
+
+
 async def test_an_idle_long_poll_is_refreshed_under_the_same_number() -> None:
     """Never as -1, which would skip what began and ended in between; nothing counts as failed."""
     async with asyncio.TaskGroup() as group:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from relay.trickle.protocol import EndReason
 from tests.peers.http_wire import Exchange, PeerServer
 from tests.peers.quick import read_all, subscriber
 
+SegmentAnswer = Callable[[Exchange], Awaitable[None]]
 Segments = list[tuple[int, bytes]]
 
 
@@ -19,14 +20,22 @@ CLOSED = {"Lp-Trickle-Closed": "terminated"}
 
 
 def serving(
-    *segments: bytes | Callable[[Exchange], Awaitable[None]], with_seq: bool = True
+    *segments: bytes | SegmentAnswer, with_seq: bool = True, edges: Sequence[int] = (0,)
 ) -> PeerServer:
-    """A channel with these segments, then Closed. A callable answers for itself."""
+    """A channel with these segments, then Closed. A callable answers for itself.
+
+    Args:
+        segments: 0, 1, 2, ...
+        with_seq: whether replies are numbered.
+        edges: what /next says, each time it is asked; then the last of them.
+    """
+    remaining = list(edges)
 
     async def respond(exchange: Exchange) -> None:
         last = exchange.request.last
         if last == "next":
-            await exchange.reply(200, {"Lp-Trickle-Latest": 0}, b"0")
+            edge = remaining.pop(0) if len(remaining) > 1 else remaining[0]
+            await exchange.reply(200, {"Lp-Trickle-Latest": edge}, b"%d" % edge)
             return
         number = int(last)
         if number >= len(segments):
