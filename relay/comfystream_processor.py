@@ -33,6 +33,7 @@ from relay.session_config import SessionConfig
 from relay.session_health import LATE_S
 from relay.tasks import run_beside
 from relay.webrtc_client import WebRTCClient, WebRTCOptions
+from relay.workflow_watch import WorkflowWatch
 
 log = structlog.get_logger(__name__)
 
@@ -99,6 +100,7 @@ class ComfyStreamProcessor:
         self._lease = lease
         self._on_change = on_change
         self._client: WebRTCClient | None = None
+        self._watch: WorkflowWatch | None = None
         self._fallback = Fallback(config.fallback, lambda _: None, grace_s=policy.fallback_grace_s)
 
     async def run(
@@ -142,7 +144,7 @@ class ComfyStreamProcessor:
     def problem(self) -> ProcessingError | None:
         """What keeps frames from being processed; None while nothing does."""
         waiting = self._lease.waiting if self._lease is not None else None
-        return waiting or self.last_error
+        return waiting or self.last_error or (self._watch.problem if self._watch else None)
 
     @property
     def well(self) -> bool:
@@ -196,7 +198,7 @@ class ComfyStreamProcessor:
             self.connections += 1
             self.last_error = None
             self._set_link_state(LinkState.CONNECTED)
-            await client.run()
+            await self._stay_connected(client)
         finally:
             if client is not None:
                 await client.aclose()
@@ -231,6 +233,16 @@ class ComfyStreamProcessor:
 
     def _backoff(self) -> Iterator[float]:
         return backoff_delays(self._policy.first_wait_s, self._policy.longest_wait_s)
+
+    async def _stay_connected(self, client: WebRTCClient) -> None:
+        if not self._config.prompts:
+            return await client.run()
+        assert client.control is not None
+        self._watch = WorkflowWatch(self._config.prompts)
+        try:
+            await run_beside(client.run(), self._watch.run(client.control))
+        finally:
+            self._watch = None
 
     def _new_client(self) -> WebRTCClient:
         return WebRTCClient(

@@ -55,6 +55,7 @@ class Session:
             on_change=self._follow_link,
         )
         self._pipeline = Pipeline(config, resources, self._processor)
+        self._final_status: dict[str, Any] | None = None
         self._task: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
 
@@ -94,10 +95,14 @@ class Session:
             "input_stream_url": mask_credentials(self.config.input_stream_url),
             "output_stream_url": mask_credentials(self.config.output_stream_url),
             "created_at": _timestamp(self.created_at),
+            "health": self._health(),
+            "end_reason": self.end_reason.value if self.end_reason else None,
         }
 
     def status(self) -> dict[str, Any]:
         """The `session` object of `GET /session/{id}/status`."""
+        if self._final_status is not None:
+            return self._final_status
         error = self.error
         return {
             "session_id": self.session_id,
@@ -162,6 +167,9 @@ class Session:
             if self.state is not SessionState.STOPPING:
                 self._set_state(SessionState.STOPPING, _value(self.end_reason))
             self._set_state(final, _value(self.end_reason))
+            self._final_status = self.status()
+            # What is kept for the ten minutes is what can still be asked: not codecs and queues.
+            del self._pipeline, self._processor
             self._ended.set()
 
     def _health(self) -> str | None:

@@ -20,7 +20,7 @@ from relay.session_state import EndReason
 log = structlog.get_logger(__name__)
 
 ENDED_KEPT = timedelta(minutes=10)
-"""How long a session that ended by itself can still be asked why."""
+"""How long a session that has ended can still be asked why."""
 ENDED_MOST = 200
 
 
@@ -31,6 +31,7 @@ class SessionManager:
         self._settings = settings
         self._resolver: RuledResolver | None = None
         self._sessions: dict[str, Session] = {}
+        self._deleted: set[str] = set()
         self._resources: PipelineResources | None = None
         self._draining = False
 
@@ -86,33 +87,42 @@ class SessionManager:
         return session
 
     async def stop_session(self, session_id: str) -> None:
-        """End a session and forget it.
+        """End a session. It can still be asked about for some minutes, and not be stopped again.
 
         Raises:
             RequestError: 404 `session_not_found`.
         """
         session = self.get(session_id)
+        if session_id in self._deleted:
+            raise RequestError(
+                f"session {session_id} is stopped already; GET /session/{session_id}/status has"
+                " how it ended",
+                code="session_not_found",
+                http_status=404,
+            )
         await session.stop(timeout_s=self._settings.stop_timeout_s)
-        self._sessions.pop(session_id, None)
+        self._deleted.add(session_id)
 
     def get(self, session_id: str) -> Session:
-        """A session that runs, or ended by itself within the last minutes.
+        """A session that runs, or ended within the last minutes.
 
         Raises:
             RequestError: 404 `session_not_found`.
         """
+        self._forget_old()
         session = self._sessions.get(session_id)
         if session is None:
             raise RequestError(
-                f"no session {session_id}: it was stopped, or never started here;"
-                " GET /sessions lists them",
+                f"no session {session_id}: it never started here, or ended a while ago;"
+                " GET /sessions lists them, also with ?ended=true",
                 code="session_not_found",
                 http_status=404,
             )
         return session
 
     def list(self, *, ended: bool = False) -> list[Session]:
-        """The sessions that run, oldest first; with `ended` those that ended instead."""
+        """The sessions that run, oldest first; with `ended` those that ended lately instead."""
+        self._forget_old()
         return [s for s in self._sessions.values() if s.state.final == ended]
 
     def _require_open(self) -> PipelineResources:
@@ -134,8 +144,9 @@ class SessionManager:
 
     def _forget_old(self) -> None:
         horizon = datetime.now(UTC) - ENDED_KEPT
-        ended = self.list(ended=True)
+        ended = [s for s in self._sessions.values() if s.state.final]
         surplus = ended[: max(0, len(ended) - ENDED_MOST)]
         for session in ended:
             if session in surplus or (session.ended_at and session.ended_at < horizon):
                 del self._sessions[session.session_id]
+                self._deleted.discard(session.session_id)

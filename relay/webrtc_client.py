@@ -23,6 +23,7 @@ from aiortc import (
 
 from relay import aiortc_internals, pacing
 from relay.codec_executor import CodecExecutor
+from relay.comfystream.control import ControlClient
 from relay.errors import ProcessingError
 from relay.media.access_unit import CLOCK_RATE, DecodedFrame
 from relay.media.encoder import VideoEncoder
@@ -90,6 +91,8 @@ class WebRTCClient:
             lambda: self.ledger.issuer.interval / CLOCK_RATE,
             time.monotonic,
         )
+        self.control: ControlClient | None = None
+        """The server's control channel, from `connect` on."""
         self._peer: RTCPeerConnection | None = None
         self._outgoing: VideoStreamTrack | None = None
         self._incoming: IncomingVideo | None = None
@@ -135,7 +138,7 @@ class WebRTCClient:
         )
         self._incoming.attach(transceiver.receiver)
         aiortc_internals.on_keyframe_request(transceiver.sender, self._outgoing.request_keyframe)
-        peer.createDataChannel("control")
+        self.control = self._open_control(peer)
         peer.createDataChannel("data")
 
         await peer.setLocalDescription(await peer.createOffer())
@@ -178,6 +181,8 @@ class WebRTCClient:
     async def aclose(self) -> None:
         """Say goodbye (RTCP BYE, DTLS close) and free everything. Idempotent, bounded."""
         peer, self._peer = self._peer, None
+        if self.control is not None:
+            self.control.close()
         if self._incoming is not None:
             await self._incoming.aclose()
         if peer is not None:
@@ -188,6 +193,22 @@ class WebRTCClient:
                 log.warning("webrtc.close_timeout", timeout_s=CLOSE_TIMEOUT_S)
         if self._outgoing is not None:
             self._outgoing.close_encoder()
+
+    def _open_control(self, peer: RTCPeerConnection) -> ControlClient:
+        channel = peer.createDataChannel("control")
+
+        def send(message: str) -> None:
+            if channel.readyState != "open":
+                raise ProcessingError(
+                    "the control channel to ComfyStream is not open", code="control_closed"
+                )
+            channel.send(message)
+
+        control = ControlClient(send)
+        channel.on("open", control.opened)
+        channel.on("message", control.receive)
+        channel.on("close", control.close)
+        return control
 
     async def _send_until_the_end(self) -> None:
         assert self._outgoing is not None

@@ -50,6 +50,7 @@ class FakeSessions:
         self.sessions: dict[str, FakeSession] = {}
         self.started: builtins.list[FakeSession] = []
         """Every session that ever was."""
+        self.ended: builtins.list[FakeSession] = []
         self.running = False
         self.drain_timeout_s: float | None = None
         self.fails_with: Exception | None = None
@@ -87,7 +88,7 @@ class FakeSessions:
 
     async def stop_session(self, session_id: str) -> None:
         self.get(session_id)
-        del self.sessions[session_id]
+        self.ended.append(self.sessions.pop(session_id))
         self.stopped.set()
 
     def get(self, session_id: str) -> FakeSession:
@@ -97,5 +98,5 @@ class FakeSessions:
             )
         return self.sessions[session_id]
 
-    def list(self) -> builtins.list[FakeSession]:
-        return [*self.sessions.values()]
+    def list(self, *, ended: bool = False) -> builtins.list[FakeSession]:
+        return [*self.ended] if ended else [*self.sessions.values()]

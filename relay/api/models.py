@@ -7,6 +7,7 @@ something else learns every fault at once.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import (
@@ -146,6 +147,20 @@ def session_config_from(
         fallback=request.fallback or settings.fallback,
         warnings=tuple(warnings),
     )
+
+
+def flag_from(query: Mapping[str, str], name: str) -> bool:
+    """A yes or no of a query string; False if it is not there.
+
+    Raises:
+        ValidationFailed: it is neither.
+    """
+    match query.get(name, "false").lower():
+        case "true" | "1" | "":
+            return True
+        case "false" | "0":
+            return False
+    raise ValidationFailed([{"field": name, "problem": "must be true or false"}])
 
 
 def processed_url(input_url: str) -> str:

@@ -10,7 +10,7 @@ from aiohttp import web
 from relay.api.body import read_json_object
 from relay.api.errors import json_answer
 from relay.api.keys import SESSION_ID, SESSIONS, SETTINGS, TEXT_WORKFLOW, SessionView
-from relay.api.models import session_config_from
+from relay.api.models import flag_from, session_config_from
 
 routes = web.RouteTableDef()
 
@@ -54,8 +54,9 @@ async def session_status(request: web.Request) -> web.StreamResponse:
 
 @routes.get("/sessions")
 async def list_sessions(request: web.Request) -> web.StreamResponse:
-    """The sessions, a few words about each."""
-    summaries = [session.summary() for session in request.app[SESSIONS].list()]
+    """The sessions that run, a few words about each; with `?ended=true` those that ended lately."""
+    ended = flag_from(request.query, "ended")
+    summaries = [session.summary() for session in request.app[SESSIONS].list(ended=ended)]
     return json_answer({"success": True, "sessions": summaries})
 
 

@@ -96,6 +96,10 @@ async def test_delete_ends_everything_in_good_order() -> None:
                 )
                 await viewer.wait_for(lambda v: v.ended)
                 assert (await stack.call("DELETE", f"/session/{session}"))[0] == 404
+                status = await stack.status(session)
+                assert (status["status"], status["end_reason"]) == ("stopped", "requested")
+                _, ended = await stack.call("GET", "/sessions?ended=true")
+                assert [entry["session_id"] for entry in ended["sessions"]] == [session]
                 state = await stack.comfystream.state()
                 # It forgets a closed connection a few milliseconds later.
                 for connection in state["connections"]:

@@ -113,6 +113,20 @@ async def test_status_lists_and_stop(client: Client) -> None:
     assert await get(client, "/sessions") == {"success": True, "sessions": []}
 
 
+async def test_sessions_that_ended_are_listed_on_demand(client: Client) -> None:
+    """`?ended=true` lists them instead of those that run; another word is refused by name."""
+    running = (await start(client))["session_id"]
+    stopped = (await start(client, output_stream_url="http://h/other"))["session_id"]
+    async with client.delete(f"/session/{stopped}"):
+        pass
+    for query, expected in (("", running), ("?ended=false", running), ("?ended=true", stopped)):
+        [entry] = (await get(client, f"/sessions{query}"))["sessions"]
+        assert entry["session_id"] == expected
+    async with client.get("/sessions?ended=perhaps") as answer:
+        assert answer.status == 422
+        assert (await answer.json())["details"][0]["field"] == "ended"
+
+
 async def test_second_stop_finds_no_session(client: Client) -> None:
     """Stopping twice is a 404, not a failure."""
     session_id = (await start(client))["session_id"]

@@ -40,6 +40,9 @@ NOT_FOR_CLIENTS = {
     "bad_sps": "caught where it is raised: the picture goes on without its facts",
     "decoder_closed": "a use after the end",
     "encoder_closed": "a use after the end",
+    "control_timeout": "the relay goes on without that answer of ComfyStream's",
+    "control_closed": "as control_timeout",
+    "control_failed": "as control_timeout",
     "client_gone": "nobody is there to read it",
 }
 """Codes that no answer and no status can hold, and why."""
