@@ -18,6 +18,7 @@ from relay.media.access_unit import (
     DecodedFrame,
     ElementaryStream,
     MediaKind,
+    RepeatPicture,
 )
 from relay.media.decoder import VideoDecoder
 from relay.media.segment_encoder import SegmentChunk, TrickleSegmentEncoder
@@ -56,6 +57,8 @@ class Egress:
         self.encoded = RateMeter()
         self.out_of_order = 0
         """Processed pictures older than one that is out already; dropped."""
+        self.repeated = 0
+        """Pictures that were the one before again."""
         self._processed = processed
         self._segments = segments
         self._codecs = codecs
@@ -69,6 +72,7 @@ class Egress:
         self._picture_taken = False
         self._decoder: VideoDecoder | None = None
         self._encoder: TrickleSegmentEncoder | None = None
+        self._shown: DecodedFrame | None = None
         self._segment: OutputSegment | None = None
         self._last_pts: int | None = None
 
@@ -82,7 +86,7 @@ class Egress:
             while True:
                 processed = await self._processed.get()
                 shown = self._in_order(processed)
-                if not shown and isinstance(processed, DecodedFrame):
+                if not shown and not isinstance(processed, AccessUnit):
                     continue
                 self._picture_taken = self._picture_taken or shown
                 for unit in await self._codecs.run(self._transcode, processed, shown):
@@ -121,7 +125,7 @@ class Egress:
         Args:
             shown: False decodes only: later pictures refer to this one.
         """
-        frames = [unit] if isinstance(unit, DecodedFrame) else self._decode(unit)
+        frames = self._pictures(unit)
         units: list[AccessUnit] = []
         if not shown:
             return units
@@ -129,7 +133,20 @@ class Egress:
             if self._encoder is None:
                 self._encoder = self._make_encoder(True, self._audio_stream())
             units += self._encoder.encode_picture(frame)
+            self._shown = frame
         return units
+
+    def _pictures(self, unit: ProcessedUnit) -> list[DecodedFrame]:
+        match unit:
+            case AccessUnit():
+                return self._decode(unit)
+            case RepeatPicture(pts, arrived_at):
+                if self._shown is None:
+                    return []
+                self.repeated += 1
+                return [DecodedFrame(self._shown.frame, pts, arrived_at)]
+            case _:
+                return [unit]
 
     def _decode(self, unit: AccessUnit) -> list[DecodedFrame]:
         if self._decoder is None:
@@ -161,4 +178,5 @@ class Egress:
         return {
             "fps_encoded": round(self.encoded.rate, 1),
             "frames_out_of_order": self.out_of_order,
+            "frames_repeated": self.repeated,
         } | self.audio.status()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from relay.media.access_unit import AccessUnit, DecodedFrame
+from relay.media.access_unit import AccessUnit, DecodedFrame, RepeatPicture
 from relay.queues import MediaQueue
 
-ProcessedUnit = AccessUnit | DecodedFrame
-"""A processed picture, still encoded (H.264) or decoded; either carries its source pts."""
+ProcessedUnit = AccessUnit | DecodedFrame | RepeatPicture
+"""A processed picture, still encoded (H.264) or decoded, or the last one of them again; each
+carries a source pts. A repeat before the first picture is nothing."""
 
 
 class FrameProcessor(Protocol):

@@ -124,7 +124,8 @@ class Publish:
         self.bytes_published += len(chunk.data)
         if chunk.kind is MediaKind.VIDEO:
             self.frames.tick()
-            self.delay.add(self._clock() - chunk.arrived_at)
+            if chunk.arrived_at:  # a repeated picture may stand for no input frame
+                self.delay.add(self._clock() - chunk.arrived_at)
 
     def status(self) -> dict[str, Any]:
         """The output's part of the session status."""

@@ -67,3 +67,12 @@ class DecodedFrame:
     """yuv420p, at the session's width and height once the decoder has fitted it."""
     pts: int
     arrived_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatPicture:
+    """The last picture of the output once more, under a time of its own."""
+
+    pts: int
+    arrived_at: float = 0.0
+    """Of the input frame it stands for; 0.0 if it stands for none, and then it has no delay."""

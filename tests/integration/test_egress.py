@@ -1,0 +1,99 @@
+"""The second half of the path by itself: processed units in, output segments out."""
+
+from __future__ import annotations
+
+from demo import barcode
+from relay.codec_executor import CodecExecutor
+from relay.egress import Egress
+from relay.media.access_unit import AccessUnit, DecodedFrame, MediaKind, RepeatPicture
+from relay.media.encoder import VideoEncoder
+from relay.media.segment_encoder import SegmentChunk, TrickleSegmentEncoder
+from relay.media.stream_decoder import TrickleStreamDecoder
+from relay.processor import ProcessedUnit
+from relay.publish import OutputSegment
+from relay.queues import MediaQueue
+
+SIZE = 128
+STEP = 3000
+
+
+def picture(number: int) -> DecodedFrame:
+    return DecodedFrame(barcode.draw(number, SIZE, SIZE), 90_000 + number * STEP, 5.0)
+
+
+async def output_of(*units: ProcessedUnit) -> tuple[list[SegmentChunk], Egress]:
+    """The chunks that these units become."""
+    processed: MediaQueue[ProcessedUnit] = MediaQueue("processed_frames", 100)
+    segments: MediaQueue[OutputSegment] = MediaQueue("output_segments", 50)
+    codecs = CodecExecutor(1)
+    egress = Egress(
+        processed,
+        segments,
+        codecs,
+        lambda _video, _audio: TrickleSegmentEncoder(SIZE, SIZE),
+        lambda: True,
+        lambda: None,
+    )
+    for unit in units:
+        processed.put_nowait(unit)
+    processed.close()
+    try:
+        await egress.run()
+    finally:
+        egress.close()
+        codecs.close()
+    chunks = []
+    while len(segments):
+        segment = segments.get_nowait()
+        while len(segment.chunks):
+            chunks.append(segment.chunks.get_nowait())
+    return chunks, egress
+
+
+def shown(chunks: list[SegmentChunk]) -> list[tuple[int, int | None]]:
+    """The pts of each picture and the number drawn in it."""
+    decoder = TrickleStreamDecoder(None, None)
+    items = [item for chunk in chunks for item in decoder.feed(chunk.data)]
+    items += [*decoder.end_segment(), *decoder.flush()]
+    decoder.close()
+    return [(item.pts, _number(item)) for item in items if isinstance(item, DecodedFrame)]
+
+
+def _number(frame: DecodedFrame) -> int | None:
+    reading = barcode.read(frame.frame)
+    return reading.number if reading else None
+
+
+async def test_a_repeat_is_the_last_picture_under_its_own_time() -> None:
+    """Decoded or encoded, what came last is shown again at exactly the pts of the repeat."""
+    encoder = VideoEncoder(SIZE, SIZE)
+    second = picture(2)
+    (unit,) = encoder.encode(second.frame, second.pts, force_keyframe=True)
+    encoder.close()
+    assert isinstance(unit, AccessUnit)
+    chunks, egress = await output_of(
+        picture(0),
+        RepeatPicture(90_000 + STEP),
+        unit,
+        RepeatPicture(90_000 + 3 * STEP + 1, arrived_at=7.0),
+        RepeatPicture(90_000 + 4 * STEP),
+    )
+    assert shown(chunks) == [
+        (90_000, 0),
+        (90_000 + STEP, 0),
+        (90_000 + 2 * STEP, 2),
+        (90_000 + 3 * STEP + 1, 2),
+        (90_000 + 4 * STEP, 2),
+    ]
+    assert egress.status()["frames_repeated"] == 3
+    times = [chunk.arrived_at for chunk in chunks if chunk.kind is MediaKind.VIDEO]
+    assert (times[1], times[3]) == (0.0, 7.0), "it has the delay of the frame it stands for"
+
+
+async def test_a_repeat_needs_a_picture_and_a_later_time() -> None:
+    """Before the first picture it is nothing; at a time that is past, it is out of order."""
+    chunks, egress = await output_of(
+        RepeatPicture(80_000), picture(0), RepeatPicture(90_000), RepeatPicture(89_000)
+    )
+    assert shown(chunks) == [(90_000, 0)]
+    assert (egress.repeated, egress.out_of_order) == (0, 2)
