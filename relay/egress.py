@@ -112,6 +112,8 @@ class Egress:
         altogether."""
         if isinstance(unit, AccessUnit) and unit.hidden:
             return False
+        if isinstance(unit, RepeatPicture) and self._shown is None:
+            return False
         last, self._last_pts = self._last_pts, unit.pts
         if last is not None and last - NEW_TIME_LINE < unit.pts <= last:
             self.out_of_order += 1
@@ -141,8 +143,7 @@ class Egress:
             case AccessUnit():
                 return self._decode(unit)
             case RepeatPicture(pts, arrived_at):
-                if self._shown is None:
-                    return []
+                assert self._shown is not None
                 self.repeated += 1
                 return [DecodedFrame(self._shown.frame, pts, arrived_at)]
             case _:

@@ -93,7 +93,7 @@ async def test_a_repeat_is_the_last_picture_under_its_own_time() -> None:
 async def test_a_repeat_needs_a_picture_and_a_later_time() -> None:
     """Before the first picture it is nothing; at a time that is past, it is out of order."""
     chunks, egress = await output_of(
-        RepeatPicture(80_000), picture(0), RepeatPicture(90_000), RepeatPicture(89_000)
+        RepeatPicture(95_000), picture(0), RepeatPicture(90_000), RepeatPicture(89_000)
     )
     assert shown(chunks) == [(90_000, 0)]
     assert (egress.repeated, egress.out_of_order) == (0, 2)
