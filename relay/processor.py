@@ -9,11 +9,32 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from relay.media.access_unit import AccessUnit, DecodedFrame, RepeatPicture
+from relay.media.audio_grid import SoundBlock
 from relay.queues import MediaQueue
+from relay.sound_placement import ReturnedPacket, SentSound
 
 ProcessedUnit = AccessUnit | DecodedFrame | RepeatPicture
 """A processed picture, still encoded (H.264) or decoded, or the last one of them again; each
 carries a source pts. A repeat before the first picture is nothing."""
+
+
+class SoundExchange(Protocol):
+    """The same seam for sound, where the server gets some: one connection after another takes
+    blocks from a queue and gives back packets. All methods belong to the event loop."""
+
+    blocks: MediaQueue[SoundBlock]
+
+    def connected(self, sent: SentSound) -> None:
+        """A connection stands and will send what is put into `blocks`, noting it in `sent`."""
+
+    def skipped(self, pts: int) -> None:
+        """The block at `pts` was not sent."""
+
+    def returned(self, packet: ReturnedPacket) -> None:
+        """A packet came back on the connection that stands."""
+
+    def disconnected(self) -> None:
+        """The connection is gone; nothing more comes back. Idempotent."""
 
 
 class FrameProcessor(Protocol):

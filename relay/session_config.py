@@ -29,6 +29,26 @@ class FallbackMode(StrEnum):
     """No pictures."""
 
 
+class AudioMode(StrEnum):
+    """Where the output's sound comes from."""
+
+    AUTO = "auto"
+    """`process` if the workflow gives sound back, else `bypass`."""
+    BYPASS = "bypass"
+    """The source's, around the server, untouched."""
+    PROCESS = "process"
+    """The server's; the source's own, encoded again, while the server is away."""
+    OFF = "off"
+    """Nowhere: the output has none."""
+
+
+class AudioCodec(StrEnum):
+    """What processed sound is encoded in."""
+
+    AAC = "aac"
+    OPUS = "opus"
+
+
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
     """One session's request. Made by the HTTP border; nothing further in checks it again."""
@@ -44,5 +64,10 @@ class SessionConfig:
     fit: Fit = Fit.CONTAIN
     segment_seconds: float = 1.0
     fallback: FallbackMode = FallbackMode.PASSTHROUGH
+    audio: AudioMode = AudioMode.BYPASS
+    """Never `auto` here."""
+    audio_codec: AudioCodec = AudioCodec.AAC
+    sends_audio: bool = False
+    """The workflow takes sound, wherever the output's comes from."""
     warnings: tuple[str, ...] = ()
     """What was understood differently than it may have been meant; shown in the status."""

@@ -190,7 +190,7 @@ def paths_of(value: Any, prefix: str = "") -> set[str]:
     return here.union(*(paths_of(inner, f"{prefix}{name}.") for name, inner in value.items()))
 
 
-INNER = {"queue_sizes", "frames_dropped", "delay_ms", "processing.round_trip_ms"}
+INNER = {"queue_sizes", "frames_dropped", "delay_ms", "processing.round_trip_ms", "audio.dropped"}
 """Objects that are explained as a whole."""
 
 
@@ -225,7 +225,7 @@ async def test_the_examples_of_a_status_are_real() -> None:
     assert len(examples) == 2
     for example in examples:
         assert list(example) == list(real)
-        for name in ("processing", "input", "output", "queue_sizes"):
+        for name in ("processing", "audio", "input", "output", "queue_sizes"):
             assert list(example[name]) == list(real[name])
 
 
