@@ -27,7 +27,7 @@ from relay.errors import ProcessingError
 from relay.fallback import GRACE_S, Fallback
 from relay.media.access_unit import DecodedFrame
 from relay.media.encoder import VideoEncoder
-from relay.processor import ProcessedUnit
+from relay.processor import ProcessedUnit, SoundExchange
 from relay.queues import MediaQueue, QueueClosed
 from relay.session_config import SessionConfig
 from relay.session_health import LATE_S
@@ -73,6 +73,7 @@ class ComfyStreamProcessor:
 
     Args:
         on_change: called on the event loop when `link_state` has changed.
+        sound: what sends sound along and takes what returns; None for pictures only.
     """
 
     def __init__(
@@ -85,6 +86,8 @@ class ComfyStreamProcessor:
         make_encoder: Callable[[int, int], VideoEncoder],
         lease: ServerLease | None,
         on_change: Callable[[], None],
+        *,
+        sound: SoundExchange | None = None,
     ) -> None:
         self.link_state = LinkState.CONNECTING
         self.last_error: ProcessingError | None = None
@@ -99,6 +102,7 @@ class ComfyStreamProcessor:
         self._make_encoder = make_encoder
         self._lease = lease
         self._on_change = on_change
+        self._sound = sound
         self._client: WebRTCClient | None = None
         self._watch: WorkflowWatch | None = None
         self._fallback = Fallback(config.fallback, lambda _: None, grace_s=policy.fallback_grace_s)
@@ -251,6 +255,7 @@ class ComfyStreamProcessor:
             self._codecs,
             self._make_encoder,
             processing=bool(self._config.prompts),
+            sound=self._sound,
         )
 
     async def _offer(self, offer_sdp: str) -> str:

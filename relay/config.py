@@ -25,7 +25,7 @@ from relay.config_values import (
     Token,
 )
 from relay.host_rules import HostRules
-from relay.session_config import FallbackMode, Fit
+from relay.session_config import AudioCodec, AudioMode, FallbackMode, Fit
 
 PREFIX = "RELAY_"
 
@@ -161,6 +161,15 @@ class Settings(BaseSettings):
         None,
         description="Directory for the relay's journal: what its next run has to know after a"
         " crash. Without one, nothing is kept.",
+    )
+    audio: AudioMode = Field(
+        AudioMode.AUTO,
+        description="Where the output's sound comes from: `bypass` (the source's, untouched),"
+        " `process` (ComfyStream's), `off` (none), or `auto`: `process` if the workflow gives"
+        " sound back, else `bypass`.",
+    )
+    audio_codec: AudioCodec = Field(
+        AudioCodec.AAC, description="What processed sound is encoded in: `aac` or `opus`."
     )
     fallback: FallbackMode = Field(
         FallbackMode.PASSTHROUGH,

@@ -93,6 +93,7 @@ class Egress:
                     self.encoded.tick()
                     self.audio.video(unit)
         except QueueClosed:
+            await self.audio.wait_end()
             self.audio.flush()
         finally:
             self.audio.close()

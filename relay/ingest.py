@@ -1,8 +1,7 @@
 """The first half of the path: trickle in, demux, decode, into the queue of decoded frames.
 
 Bytes are demuxed on the event loop as they arrive; a picture is decoded on a codec thread when
-its last byte is here. Nothing waits for a segment to end. Audio does not take the way through
-the server: it goes straight to the output.
+its last byte is here. Nothing waits for a segment to end. What becomes of the sound is `sound`'s.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ class Ingest:
 
     Args:
         on_audio: called on the event loop with each audio access unit.
+        on_video_time: called with the decoding time of each video access unit, 90 kHz ticks.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Ingest:
         codecs: CodecExecutor,
         frames: MediaQueue[DecodedFrame],
         on_audio: Callable[[AccessUnit], None],
+        on_video_time: Callable[[int], None],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -48,6 +49,7 @@ class Ingest:
         self._codecs = codecs
         self._frames = frames
         self._on_audio = on_audio
+        self._on_video_time = on_video_time
         self._clock = clock
         self._edge = LiveEdge()
 
@@ -78,6 +80,7 @@ class Ingest:
                 self.audio_units += 1
                 self._on_audio(unit)
             elif unit.stream.kind is MediaKind.VIDEO:
+                self._on_video_time(unit.dts)
                 self._queue(await self._codecs.run(self._decoder.decode, unit))
 
     def _queue(self, frames: list[DecodedFrame]) -> None:

@@ -19,6 +19,8 @@ from relay.media.interleaver import AudioInterleaver
 
 VIDEO_WAIT_S = 2.0
 """How long an output that should begin with a picture waits for it."""
+END_WAIT_S = 1.0
+"""How long the end of the pictures waits for the end of the sound."""
 
 
 class OutputAudio:
@@ -55,6 +57,8 @@ class OutputAudio:
         self._closed = False
         self._alone_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._ended = asyncio.Event()
+        self._ended.set()
 
     def add(self, unit: AccessUnit) -> None:
         """Take the next audio unit; it is written now or when its picture is."""
@@ -76,6 +80,22 @@ class OutputAudio:
         units = self._interleaver.video(unit)
         self.units += len(units) - 1
         self._write_units(units)
+
+    def expect_end(self) -> None:
+        """Sound has a way of its own and will say when it is through (`end`)."""
+        self._ended.clear()
+
+    def end(self) -> None:
+        """No more sound will come. Idempotent."""
+        self._ended.set()
+
+    async def wait_end(self) -> None:
+        """Return when no more sound will come; at the latest after `END_WAIT_S`."""
+        try:
+            async with asyncio.timeout(END_WAIT_S):
+                await self._ended.wait()
+        except TimeoutError:
+            pass
 
     def flush(self) -> None:
         """Write all that waits: the pictures have ended."""

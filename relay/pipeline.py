@@ -26,14 +26,17 @@ from relay.ingest import Ingest
 from relay.journal import Journal
 from relay.media.access_unit import DecodedFrame, ElementaryStream
 from relay.media.encoder import VideoEncoder, default_bit_rate
+from relay.media.muxer import CLOCK_LEAD_S
 from relay.media.segment_encoder import TrickleSegmentEncoder
 from relay.media.stream_decoder import TrickleStreamDecoder
 from relay.processor import FrameProcessor, ProcessedUnit
 from relay.publish import OutputSegment, Publish
 from relay.queues import MediaQueue
-from relay.session_config import SessionConfig
+from relay.server_sound import ServerSound
+from relay.session_config import AudioMode, SessionConfig
 from relay.session_health import Ages
 from relay.session_state import EndReason
+from relay.sound import Sound
 from relay.trickle import protocol as trickle
 from relay.trickle.publisher import TricklePublisher
 from relay.trickle.publisher_options import PublisherOptions
@@ -44,6 +47,10 @@ from relay.webrtc_client import WebRTCOptions
 UPLINK_BIT_RATE = 1.5
 """Towards ComfyStream, as a factor on what the output gets by default."""
 UPLINK_FPS = 30.0
+PROCESSED_CLOCK_LEAD_S = 1.0
+"""Processed sound lies so far behind its picture in the output at most, for a player that goes by
+the clock reference: 0.6 to 0.7 s where ComfyStream returns half a second at a time. No more is
+allowed (ISO/IEC 13818-1, 2.4.2.6)."""
 
 
 class PipelineResources:
@@ -94,16 +101,25 @@ class PipelineResources:
             bit_rate=round(UPLINK_BIT_RATE * default_bit_rate(width, height, UPLINK_FPS)),
         )
 
+    def make_server_sound(self, config: SessionConfig) -> ServerSound | None:
+        """The way of the sound through the server, for sessions that need one."""
+        processed = config.audio is AudioMode.PROCESS
+        if not processed and not config.sends_audio:
+            return None
+        return ServerSound(self.codecs, config.audio_codec, returns=processed)
+
     def make_segment_encoder(
         self, config: SessionConfig, *, video: bool, audio: ElementaryStream | None
     ) -> TrickleSegmentEncoder:
         """For the output channel, with the streams to announce from its start."""
+        processed = config.audio is AudioMode.PROCESS
         return TrickleSegmentEncoder(
             config.width,
             config.height,
             config.segment_seconds,
             audio=audio,
             video=video,
+            clock_lead_s=PROCESSED_CLOCK_LEAD_S if processed else CLOCK_LEAD_S,
             bit_rate=self.settings.video_bitrate or None,
         )
 
@@ -117,7 +133,11 @@ class Pipeline:
     """One session's stages and the queues between them."""
 
     def __init__(
-        self, config: SessionConfig, resources: PipelineResources, processor: FrameProcessor
+        self,
+        config: SessionConfig,
+        resources: PipelineResources,
+        processor: FrameProcessor,
+        server_sound: ServerSound | None = None,
     ) -> None:
         settings = resources.settings
         self._decoded: MediaQueue[DecodedFrame] = MediaQueue(
@@ -149,10 +169,16 @@ class Pipeline:
             resources.codecs,
             lambda video, audio: resources.make_segment_encoder(config, video=video, audio=audio),
             lambda: decoder.video is not None,
-            lambda: decoder.audio,
+            lambda: self._sound.output_stream(),
         )
+        self._sound = Sound(config.audio, self._egress.audio, lambda: decoder.audio, server_sound)
         self._ingest = Ingest(
-            self._subscriber, decoder, resources.codecs, self._decoded, self._egress.audio.add
+            self._subscriber,
+            decoder,
+            resources.codecs,
+            self._decoded,
+            self._sound.take,
+            self._sound.video_time,
         )
         self._processor = processor
         self._publish = Publish(publisher, self._segments)
@@ -170,6 +196,7 @@ class Pipeline:
             async with asyncio.TaskGroup() as stages:
                 self._ingest_task = stages.create_task(self._read_input())
                 stages.create_task(self._process())
+                stages.create_task(self._sound.run())
                 stages.create_task(self._egress.run())
                 stages.create_task(self._write_output())
         except* RelayError as errors:
@@ -211,6 +238,7 @@ class Pipeline:
             "frames_dropped": {
                 queue.name: dict(queue.dropped) for queue in self._queues() if queue.dropped
             },
+            "audio": self._sound.status(),
             "input": self._ingest.status(),
             "output": self._publish.status() | self._egress.status(),
         }
@@ -221,6 +249,8 @@ class Pipeline:
         except TrickleError:
             self.end_reason = self.end_reason or EndReason.INPUT_TIMEOUT
             raise
+        finally:
+            self._sound.end_input()
         never_existed = self._subscriber.end_reason is trickle.EndReason.NEVER_EXISTED
         self.end_reason = EndReason.INPUT_TIMEOUT if never_existed else EndReason.INPUT_ENDED
 

@@ -23,6 +23,8 @@ class SoundExchange(Protocol):
     blocks from a queue and gives back packets. All methods belong to the event loop."""
 
     blocks: MediaQueue[SoundBlock]
+    returns: bool
+    """Whether it is looked at what comes back."""
 
     def connected(self, sent: SentSound) -> None:
         """A connection stands and will send what is put into `blocks`, noting it in `sent`."""

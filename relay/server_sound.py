@@ -128,8 +128,6 @@ class ServerSound:
         if self.returns:
             self._packets.append(packet)
             self._wake.set()
-        elif self._sent is not None:
-            self._sent.returned = self._sent.count
 
     def disconnected(self) -> None:
         """See `SoundExchange`."""

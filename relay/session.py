@@ -44,6 +44,7 @@ class Session:
         self.error: RelayError | None = None
         """The first error that ended it."""
         self._log = log.bind(session_id=self.session_id)
+        server_sound = resources.make_server_sound(config)
         self._processor = ComfyStreamProcessor(
             config,
             resources.webrtc_options,
@@ -53,8 +54,9 @@ class Session:
             resources.make_uplink_encoder,
             lease,
             on_change=self._follow_link,
+            sound=server_sound,
         )
-        self._pipeline = Pipeline(config, resources, self._processor)
+        self._pipeline = Pipeline(config, resources, self._processor, server_sound)
         self._final_status: dict[str, Any] | None = None
         self._task: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()

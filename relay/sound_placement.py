@@ -62,9 +62,15 @@ class PlacedSound:
 
 
 class SentSound:
-    """What went out on one connection, by number."""
+    """What went out on one connection, by number.
 
-    def __init__(self) -> None:
+    Args:
+        returns: whether it is looked at what comes back.
+    """
+
+    def __init__(self, *, returns: bool = True) -> None:
+        self.last_returned_at: float | None = None
+        self._returns = returns
         self.count = 0
         """Packets sent."""
         self.returned = 0
@@ -88,13 +94,15 @@ class SentSound:
         return self._blocks[index] if 0 <= index < len(self._blocks) else None
 
     def in_flight(self) -> int:
-        """Blocks sent and not back."""
-        return self.count - self.returned
+        """Blocks sent and not back; 0 where nobody looks."""
+        return self.count - self.returned if self._returns else 0
 
     def waiting_since(self) -> float | None:
-        """When the oldest block that is not back was sent; None if there is none."""
+        """Since when nothing has come back though something should; None if nothing should."""
         oldest = self.block(max(self.returned, self.count - len(self._blocks)))
-        return oldest.sent_at if oldest is not None else None
+        if oldest is None or not self._returns:
+            return None
+        return max(oldest.sent_at, self.last_returned_at or oldest.sent_at)
 
     def number_sent_at(self, moment: float) -> int:
         """The number of the block that was sent last at that time, or the oldest known."""
@@ -152,7 +160,7 @@ class SoundPlacement:
         if self._held_samples < BLOCK_SAMPLES:
             return []
         samples = np.concatenate(self._held)
-        placed = []
+        placed: list[PlacedSound] = []
         position = 0
         while len(samples) - position >= BLOCK_SAMPLES:
             if self._number >= self._sent.count:
@@ -161,6 +169,7 @@ class SoundPlacement:
             sent = self._sent.block(self._number)
             self._number += 1
             self._sent.returned = max(self._sent.returned, self._number)
+            self._sent.last_returned_at = arrived_at
             if sent is not None:
                 self._sent.delay.add(arrived_at - sent.sent_at)
                 if sent.pts is not None:

@@ -13,15 +13,26 @@ from typing import Any, Protocol
 
 import av
 import numpy as np
-from aiortc import MediaStreamTrack, RTCRtpReceiver
+import structlog
+from aiortc import (
+    MediaStreamTrack,
+    RTCPeerConnection,
+    RTCRtpReceiver,
+    RTCRtpSender,
+    RTCRtpTransceiver,
+)
 from aiortc.mediastreams import MediaStreamError
 
 from relay import aiortc_internals
 from relay.codec_executor import CodecExecutor
+from relay.errors import ProcessingError
 from relay.media.audio_encoder import OpusEncoder
 from relay.media.audio_grid import BLOCK_SAMPLES, SAMPLE_RATE, SoundBlock
+from relay.processor import SoundExchange
 from relay.queues import MediaQueue
 from relay.sound_placement import ReturnedPacket, SentBlock, SentSound
+
+log = structlog.get_logger(__name__)
 
 FEED_AFTER_S = 0.5
 """Without sound for so long, silence is sent: ComfyStream loses returned sound for good after 1 s
@@ -31,6 +42,10 @@ MOST_FEED_BEHIND_S = 0.1
 BLOCK_S = BLOCK_SAMPLES / SAMPLE_RATE
 MOST_IN_FLIGHT = round(10 / BLOCK_S)
 """A server that is 10 s behind gets no more until it has caught up: its queues have no end."""
+WATCH_INTERVAL_S = 1.0
+RETURN_TIMEOUT_S = 12.0
+"""Sound that is not back by then won't come: the server's sender of it is dead, which only a new
+connection cures. Longer than `MOST_IN_FLIGHT` and the longest buffer that makes sense live."""
 REORDER_PACKETS = 3
 """So many later packets are held for one that is missing (60 ms), then it is lost."""
 _REORDER_SPAN = 100
@@ -120,6 +135,69 @@ class AudioStreamTrack(MediaStreamTrack):
             self.skipped_blocks += 1
             self._on_skipped(block.pts)
         raise MediaStreamError
+
+
+class SoundLine:
+    """The sound of one peer connection, both ways.
+
+    Args:
+        exchange: where blocks come from and returned packets go.
+        codecs: where Opus is encoded.
+    """
+
+    def __init__(self, exchange: SoundExchange, codecs: CodecExecutor) -> None:
+        self._exchange = exchange
+        self._codecs = codecs
+        self._sent = SentSound(returns=exchange.returns)
+        self._track: AudioStreamTrack | None = None
+        self._transceiver: RTCRtpTransceiver | None = None
+
+    def add_to(self, peer: RTCPeerConnection) -> None:
+        """Offer Opus, both ways."""
+        exchange = self._exchange
+        self._track = AudioStreamTrack(exchange.blocks, self._codecs, self._sent, exchange.skipped)
+        transceiver = peer.addTransceiver(self._track, direction="sendrecv")
+        transceiver.setCodecPreferences(
+            [c for c in RTCRtpSender.getCapabilities("audio").codecs if c.mimeType == "audio/opus"]
+        )
+        IncomingAudio(exchange.returned).attach(transceiver.receiver)
+        self._transceiver = transceiver
+
+    def begin(self) -> None:
+        """The connection is up; sound goes along if the server has taken it."""
+        if self._accepted:
+            self._exchange.connected(self._sent)
+        else:
+            log.warning("comfystream.no_sound", hint="its answer takes no Opus audio")
+
+    async def watch(self) -> None:
+        """Never returns.
+
+        Raises:
+            ProcessingError: code `media_timeout`: sound is sent and does not come back.
+        """
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            if self._track is not None and self._track.failure is not None:
+                raise ProcessingError(
+                    "encoding sound towards ComfyStream failed", code="webrtc_failed"
+                ) from self._track.failure
+            waiting_since = self._sent.waiting_since()
+            if not self._accepted or waiting_since is None:
+                continue
+            silent_s = time.monotonic() - waiting_since
+            if silent_s > RETURN_TIMEOUT_S:
+                raise ProcessingError(
+                    f"ComfyStream returned no sound for {silent_s:.1f} s", code="media_timeout"
+                )
+
+    def end(self) -> None:
+        """The connection goes down. Idempotent."""
+        self._exchange.disconnected()
+
+    @property
+    def _accepted(self) -> bool:
+        return self._transceiver is not None and self._transceiver.currentDirection == "sendrecv"
 
 
 class RtpPacketLike(Protocol):

@@ -28,9 +28,10 @@ from relay.errors import ProcessingError
 from relay.media.access_unit import CLOCK_RATE, DecodedFrame
 from relay.media.encoder import VideoEncoder
 from relay.pacing import FlightControl
-from relay.processor import ProcessedUnit
+from relay.processor import ProcessedUnit, SoundExchange
 from relay.queues import MediaQueue
 from relay.tasks import run_beside
+from relay.webrtc_audio import SoundLine
 from relay.webrtc_tracks import FrameLedger, IncomingVideo, VideoStreamTrack
 
 log = structlog.get_logger(__name__)
@@ -62,12 +63,14 @@ class WebRTCOptions:
 
 
 class WebRTCClient:
-    """One peer connection: H.264 out and back, data channels `control` and `data`.
+    """One peer connection: H.264 out and back, Opus too where sound goes along, data channels
+    `control` and `data`.
 
     Args:
         exchange_offer: the server's signalling.
         processing: whether a workflow runs; decides how many frames may be under way.
         make_encoder: for the outgoing frames, from (width, height).
+        sound: what sends sound along and takes what returns; None for pictures only.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class WebRTCClient:
         make_encoder: Callable[[int, int], VideoEncoder],
         *,
         processing: bool,
+        sound: SoundExchange | None = None,
     ) -> None:
         self.ledger = FrameLedger()
         self._exchange_offer = exchange_offer
@@ -96,6 +100,7 @@ class WebRTCClient:
         self._peer: RTCPeerConnection | None = None
         self._outgoing: VideoStreamTrack | None = None
         self._incoming: IncomingVideo | None = None
+        self._sound = SoundLine(sound, codecs) if sound is not None else None
         self._state_changed = asyncio.Event()
         self._connected_at = 0.0
 
@@ -138,6 +143,8 @@ class WebRTCClient:
         )
         self._incoming.attach(transceiver.receiver)
         aiortc_internals.on_keyframe_request(transceiver.sender, self._outgoing.request_keyframe)
+        if self._sound is not None:
+            self._sound.add_to(peer)
         self.control = self._open_control(peer)
         peer.createDataChannel("data")
 
@@ -163,6 +170,8 @@ class WebRTCClient:
                 code="webrtc_failed",
             ) from None
         self._connected_at = time.monotonic()
+        if self._sound is not None:
+            self._sound.begin()
 
     async def run(self) -> None:
         """Return when the frames have ended and come back; raise when the connection fails.
@@ -176,6 +185,7 @@ class WebRTCClient:
             self._watch_media(),
             self._watch_state(),
             self._limit_bitrate(),
+            *([self._sound.watch()] if self._sound is not None else []),
         )
 
     async def aclose(self) -> None:
@@ -185,6 +195,8 @@ class WebRTCClient:
             self.control.close()
         if self._incoming is not None:
             await self._incoming.aclose()
+        if self._sound is not None:
+            self._sound.end()
         if peer is not None:
             try:
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):

@@ -20,11 +20,11 @@ from pydantic import (
 )
 from yarl import URL
 
-from relay.comfystream.workflow_check import quoted
+from relay.comfystream.workflow_check import gives_sound, quoted, takes_sound
 from relay.comfystream.workflows import PromptsError, TextWorkflow, normalize_prompts
 from relay.config import Settings
 from relay.errors import RequestError
-from relay.session_config import FallbackMode, Fit, SessionConfig
+from relay.session_config import AudioCodec, AudioMode, FallbackMode, Fit, SessionConfig
 from relay.validation import (
     LARGEST_SIZE,
     SMALLEST_SIZE,
@@ -75,6 +75,8 @@ class StartRequest(BaseModel):
     segment_seconds: Annotated[Seconds, Field(ge=0.2, le=10)] | None = None
     output_stream_url: ChannelUrl | None = None
     fallback: FallbackMode | None = None
+    audio: AudioMode | None = None
+    audio_codec: AudioCodec | None = None
 
 
 class ValidationFailed(RequestError):
@@ -145,6 +147,9 @@ def session_config_from(
         fit=request.fit or settings.fit,
         segment_seconds=request.segment_seconds or settings.segment_seconds,
         fallback=request.fallback or settings.fallback,
+        audio=audio_mode(request.audio or settings.audio, workflows),
+        audio_codec=request.audio_codec or settings.audio_codec,
+        sends_audio=takes_sound(workflows),
         warnings=tuple(warnings),
     )
 
@@ -161,6 +166,13 @@ def flag_from(query: Mapping[str, str], name: str) -> bool:
         case "false" | "0":
             return False
     raise ValidationFailed([{"field": name, "problem": "must be true or false"}])
+
+
+def audio_mode(wanted: AudioMode, workflows: list[dict[str, Any]]) -> AudioMode:
+    """The mode in force: `auto` decided by what the workflows give back."""
+    if wanted is not AudioMode.AUTO:
+        return wanted
+    return AudioMode.PROCESS if gives_sound(workflows) else AudioMode.BYPASS
 
 
 def processed_url(input_url: str) -> str:

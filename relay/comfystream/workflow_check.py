@@ -78,6 +78,16 @@ def classes_of(workflow: dict[str, Any]) -> Counter[str]:
     )
 
 
+def takes_sound(workflows: list[dict[str, Any]]) -> bool:
+    """Whether one of them takes sound from the stream."""
+    return any(classes_of(workflow).keys() & AUDIO_INPUTS for workflow in workflows)
+
+
+def gives_sound(workflows: list[dict[str, Any]]) -> bool:
+    """Whether one of them gives sound back to the stream."""
+    return any(classes_of(workflow).keys() & AUDIO_OUTPUTS for workflow in workflows)
+
+
 def quoted(name: str) -> str:
     """A node id, class or input name as messages show it: one short line."""
     shown = name if len(name) <= 40 else f"{name[:37]}..."

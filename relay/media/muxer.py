@@ -20,8 +20,8 @@ AUDIO_PID: Final = 0x101
 """FFmpeg's choices."""
 PROGRAM_NUMBER: Final = 1
 
-PCR_LEAD: Final = CLOCK_RATE * 3 // 10
-"""How far the clock reference runs behind the dts of the unit it comes with: 300 ms.
+CLOCK_LEAD_S: Final = 0.3
+"""How far the clock reference runs behind the dts of the unit it comes with, by default.
 
 A player that follows the clock (set-top boxes, VLC) shows a picture that much after its bytes; one
 that follows arrival (libav) doesn't look. All of a unit must be there before its dts (2.4.2.6),
@@ -52,8 +52,13 @@ class TsMuxer:
     """
 
     def __init__(
-        self, video: ElementaryStream | None, audio: ElementaryStream | None = None
+        self,
+        video: ElementaryStream | None,
+        audio: ElementaryStream | None = None,
+        *,
+        clock_lead_s: float = CLOCK_LEAD_S,
     ) -> None:
+        self._clock_lead = round(clock_lead_s * CLOCK_RATE)
         self._video = video
         self._audio = audio
         self._version = 0
@@ -125,7 +130,7 @@ class TsMuxer:
             if self._is_new_time_line(unit.dts):
                 flags |= 0x80
             flags |= 0x10
-            adaptation = _clock_reference(unit.dts - PCR_LEAD)
+            adaptation = _clock_reference(unit.dts - self._clock_lead)
         if flags:
             adaptation = bytes((flags,)) + adaptation
         header = _pes_header(stream_id, unit.pts, unit.dts, len(data), aligned=pid == VIDEO_PID)

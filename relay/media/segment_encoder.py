@@ -5,6 +5,7 @@ from __future__ import annotations
 from relay.errors import MediaError
 from relay.media.access_unit import AccessUnit, DecodedFrame, ElementaryStream
 from relay.media.encoder import H264_STREAM, VideoEncoder
+from relay.media.muxer import CLOCK_LEAD_S
 from relay.media.segment_muxer import SegmentChunk, SegmentMuxer
 
 __all__ = ["SegmentChunk", "TrickleSegmentEncoder"]
@@ -31,6 +32,7 @@ class TrickleSegmentEncoder:
         segment_seconds: nominal length, by the pictures' own time.
         audio: the audio stream to announce from the start, if there will be one.
         video: whether to announce video from the start; without, pictures may still come later.
+        clock_lead_s: see `SegmentMuxer`.
         fps_hint, bit_rate, keyframe_seconds: see `VideoEncoder`.
     """
 
@@ -42,6 +44,7 @@ class TrickleSegmentEncoder:
         *,
         audio: ElementaryStream | None = None,
         video: bool = True,
+        clock_lead_s: float = CLOCK_LEAD_S,
         fps_hint: float = 30.0,
         bit_rate: int | None = None,
         keyframe_seconds: float = 10.0,
@@ -49,7 +52,9 @@ class TrickleSegmentEncoder:
         self._fps_hint = fps_hint
         self._bit_rate = bit_rate
         self._keyframe_seconds = keyframe_seconds
-        self._muxer = SegmentMuxer(H264_STREAM if video else None, audio, segment_seconds)
+        self._muxer = SegmentMuxer(
+            H264_STREAM if video else None, audio, segment_seconds, clock_lead_s=clock_lead_s
+        )
         self._encoder: VideoEncoder | None = self._open(width, height) if video else None
         self._finished = False
         self._cut = False

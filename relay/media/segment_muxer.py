@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from relay.media.access_unit import CLOCK_RATE, AccessUnit, ElementaryStream, MediaKind
-from relay.media.muxer import TsMuxer
+from relay.media.muxer import CLOCK_LEAD_S, TsMuxer
 
 MIN_UNITS = 8
 """A step backward in time begins a segment only after this many units of the one before, so that
@@ -71,6 +71,8 @@ class SegmentMuxer:
         video, audio: the streams to announce from the start; one that comes unannounced is
             announced when it comes, which players that look at a stream's start only may miss.
         segment_seconds: nominal length.
+        clock_lead_s: how far the clock reference runs behind what comes with it, that is, how
+            far a stream may lie behind the other in the channel.
     """
 
     def __init__(
@@ -78,11 +80,13 @@ class SegmentMuxer:
         video: ElementaryStream | None,
         audio: ElementaryStream | None = None,
         segment_seconds: float = 1.0,
+        *,
+        clock_lead_s: float = CLOCK_LEAD_S,
     ) -> None:
         self.segments = 0
         self.dropped_before_keyframe = 0
         """Video units that came before there was a keyframe to begin with."""
-        self._muxer = TsMuxer(video, audio)
+        self._muxer = TsMuxer(video, audio, clock_lead_s=clock_lead_s)
         self._target = segment_seconds * CLOCK_RATE
         self._clock = SegmentClock(segment_seconds)
         self._video_seen = False

@@ -54,7 +54,7 @@ STRANGERS = ("relay.trickle", "relay.media", "relay.comfystream")
 HOMES = {
     "aiortc": ("relay.webrtc_", "relay.aiortc_internals", "demo", "bench"),
     "aioice": ("relay.webrtc_", "relay.aiortc_internals", "demo", "bench"),
-    "av": ("relay.media", "relay.webrtc_tracks", "demo", "bench"),
+    "av": ("relay.media", "relay.webrtc_tracks", "relay.webrtc_audio", "demo", "bench"),
     "pydantic": ("relay.config", "relay.api", "demo"),
     "pydantic_settings": ("relay.config",),
     "aiohttp_cors": ("relay.api",),

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from relay.media import h264
 from relay.media.access_unit import PTS_MODULUS, AccessUnit, ElementaryStream, MediaKind
 from relay.media.demuxer import TsDemuxer
-from relay.media.muxer import AUDIO_PID, PCR_LEAD, PMT_PID, VIDEO_PID, TsMuxer
+from relay.media.muxer import AUDIO_PID, CLOCK_LEAD_S, PMT_PID, VIDEO_PID, TsMuxer
 from relay.media.pes import has_stuffing
 from tests.unit.media.transport import AAC, H264, IDR_SLICE, OPUS, audio_unit, idr, video_unit
+
+CLOCK_LEAD = round(CLOCK_LEAD_S * 90_000)
 
 
 def packets(data: bytes) -> list[bytes]:
@@ -109,12 +111,12 @@ def test_every_video_unit_carries_the_clock_and_keyframes_say_so() -> None:
     for dts, key in [(0, True), (3000, False), (6000, False)]:
         unit = video_unit(dts + 3000, idr(500), keyframe=key, dts=dts)
         first, *rest = packets(muxer.mux(unit))
-        assert clock_reference(first) == (dts - PCR_LEAD) % PTS_MODULUS
+        assert clock_reference(first) == (dts - CLOCK_LEAD) % PTS_MODULUS
         assert bool(first[5] & 0x40) == key
         assert all(clock_reference(packet) is None for packet in rest)
     assert all(clock_reference(p) is None for p in packets(muxer.mux(audio_unit(9000))))
     alone = TsMuxer(None, AAC)
-    assert clock_reference(packets(alone.mux(audio_unit(90_000)))[0]) == 90_000 - PCR_LEAD
+    assert clock_reference(packets(alone.mux(audio_unit(90_000)))[0]) == 90_000 - CLOCK_LEAD
 
 
 def test_a_new_time_line_is_announced() -> None:
