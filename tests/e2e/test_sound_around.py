@@ -65,7 +65,7 @@ async def test_a_server_that_stands_still_costs_no_sound() -> None:
         async with in_background(publish_live(stack.channel("camera"), generate(options))) as (
             source,
         ):
-            session = await stack.start("camera", prompts=[])
+            session = await stack.start("camera", prompts=[], fallback="none")
             async with in_background(
                 source_viewer.watch(stack.channel("camera")),
                 viewer.watch(stack.channel("camera-processed")),
