@@ -8,6 +8,10 @@ what its function here says.
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import itertools
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +68,55 @@ def shorten_consent(interval_s: float = 1.0, failures: int = 4) -> None:
     """
     _set(aioice.ice, "CONSENT_INTERVAL", interval_s)
     _set(aioice.ice, "CONSENT_FAILURES", failures)
+
+
+def limit_udp_ports(loop: asyncio.AbstractEventLoop, ports: range) -> None:
+    """Let every ICE socket of this loop bind to one of `ports`, each in turn.
+
+    aioice has no setting for it: for each address it calls `create_datagram_endpoint` of the
+    running loop with `local_addr=(address, 0)`, and no other part of this process binds that way.
+    When all are taken it gets EADDRINUSE, and goes on without that address.
+    """
+    create = loop.create_datagram_endpoint
+    turn = itertools.count()
+
+    async def create_in_range(
+        protocol_factory: Any, local_addr: Any = None, **options: Any
+    ) -> tuple[Any, Any]:
+        if local_addr is None or local_addr[1] != 0:
+            return await create(protocol_factory, local_addr=local_addr, **options)
+        bound = _bind_in_range(local_addr[0], ports, next(turn))
+        try:
+            return await create(protocol_factory, sock=bound)
+        except BaseException:
+            bound.close()
+            raise
+
+    _set(loop, "create_datagram_endpoint", create_in_range)
+
+
+def _bind_in_range(address: str, ports: range, start: int) -> socket.socket:
+    """A UDP socket on the first port that is free, from `start` on and around.
+
+    Raises:
+        OSError: EADDRINUSE: none is.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    udp = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        udp.setblocking(False)
+        for offset in range(len(ports)):
+            try:
+                udp.bind((address, ports[(start + offset) % len(ports)]))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return udp
+        raise OSError(errno.EADDRINUSE, f"no free UDP port from {ports[0]} to {ports[-1]}")
+    except BaseException:
+        udp.close()
+        raise
 
 
 def _get(owner: object, name: str) -> Any:

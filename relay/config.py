@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from relay.config_values import (
@@ -19,6 +19,7 @@ from relay.config_values import (
     Hosts,
     IceServers,
     Origins,
+    Ports,
     Seconds,
     ServerUrl,
     Size,
@@ -28,6 +29,11 @@ from relay.host_rules import HostRules
 from relay.session_config import AudioCodec, AudioMode, FallbackMode, Fit
 
 PREFIX = "RELAY_"
+OWN_NAMES = {
+    "twilio_account_sid": "TWILIO_ACCOUNT_SID",
+    "twilio_auth_token": "TWILIO_AUTH_TOKEN",
+}
+"""Settings whose variable has a name that others gave it, ComfyStream among them."""
 
 
 class LogLevel(StrEnum):
@@ -60,6 +66,14 @@ class EventLoop(StrEnum):
     """uvloop where it is installed."""
     ASYNCIO = "asyncio"
     UVLOOP = "uvloop"
+
+
+class IceTransportPolicy(StrEnum):
+    """Which ways media may take, W3C's RTCIceTransportPolicy."""
+
+    ALL = "all"
+    RELAY = "relay"
+    """Through a TURN server only."""
 
 
 class Settings(BaseSettings):
@@ -184,6 +198,22 @@ class Settings(BaseSettings):
         description="STUN and TURN servers, as JSON:"
         ' `[{"urls": "turn:host:3478", "username": "...", "credential": "..."}]`.',
     )
+    ice_transport_policy: IceTransportPolicy = Field(
+        IceTransportPolicy.ALL,
+        description="`relay`: media goes through a TURN server only; `all`: it takes what works.",
+    )
+    udp_ports: Ports | None = Field(
+        None,
+        description="UDP ports for media, as in `40000-40100`; one a session, two while it"
+        " reconnects. None: the system chooses.",
+    )
+    twilio_account_sid: str | None = Field(
+        None, description="With the token: TURN servers of Twilio's for every connection."
+    )
+    twilio_auth_token: SecretStr | None = Field(None, description="Twilio's secret for it.")
+    twilio_api_url: ServerUrl = Field(
+        "https://api.twilio.com", description="Where Twilio is asked for TURN credentials."
+    )
     early_delimiter: bool = Field(
         True,
         description="Announce the next frame at once, so that ComfyStream decodes a frame"
@@ -236,6 +266,19 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_turn(self) -> Settings:
+        if bool(self.twilio_account_sid) != bool(self.twilio_auth_token):
+            raise ValueError("TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN go together: set both")
+        urls = [url for server in self.ice_servers for url in server.urls]
+        turn = self.twilio_account_sid or any(url.startswith("turn") for url in urls)
+        if self.ice_transport_policy is IceTransportPolicy.RELAY and not turn:
+            raise ValueError(
+                "RELAY_ICE_TRANSPORT_POLICY is relay and there is no TURN server: name one in"
+                " RELAY_ICE_SERVERS, or use all"
+            )
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -252,9 +295,10 @@ class Settings(BaseSettings):
 
 def variable_name(setting: str) -> str:
     """The environment variable of a setting."""
-    return PREFIX + setting.upper()
+    return OWN_NAMES.get(setting) or PREFIX + setting.upper()
 
 
 def host_rules(settings: Settings) -> HostRules:
     """Where sessions may make the relay connect to; servers the operator named count in."""
-    return HostRules(settings.allowed_hosts, own=[settings.comfystream_url])
+    twilio = [settings.twilio_api_url] if settings.twilio_account_sid else []
+    return HostRules(settings.allowed_hosts, own=[settings.comfystream_url, *twilio])

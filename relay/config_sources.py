@@ -14,7 +14,15 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
 
-from relay.config import PREFIX, EventLoop, LogFormat, LogLevel, Settings, variable_name
+from relay.config import (
+    OWN_NAMES,
+    PREFIX,
+    EventLoop,
+    LogFormat,
+    LogLevel,
+    Settings,
+    variable_name,
+)
 from relay.errors import RelayError
 from relay.redaction import mask_credentials
 from relay.session_config import Fit
@@ -61,7 +69,7 @@ def load_settings(
     origins = dict.fromkeys(given, "flag")
     from_file = _read_env_file(env_file)
     for origin, values in (
-        ("env", EnvSettingsSource(Settings)()),
+        ("env", _values_in(EnvSettingsSource(Settings))),
         (".env", {name: from_file[name] for name in from_file if name in Settings.model_fields}),
     ):
         for name, value in values.items():
@@ -82,10 +90,19 @@ def _read_env_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return DotEnvSettingsSource(Settings, env_file=path, env_file_encoding="utf-8")()
+        return _values_in(DotEnvSettingsSource(Settings, env_file=path, env_file_encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SettingsError([f"{path} can't be read: {reason}"]) from None
+
+
+def _values_in(source: EnvSettingsSource) -> dict[str, Any]:
+    values = {name: value for name, value in source().items() if name not in OWN_NAMES}
+    for name, variable in OWN_NAMES.items():
+        value = source.env_vars.get(variable.lower())
+        if value:
+            values[name] = value
+    return values
 
 
 def _fault(error: Mapping[str, Any], given: Mapping[str, Any], origins: Mapping[str, str]) -> str:

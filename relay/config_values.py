@@ -21,7 +21,7 @@ from yarl import URL
 
 from relay.host_rules import HostRule
 from relay.tls import tls_trust
-from relay.validation import LARGEST_SIZE, SMALLEST_SIZE, check_server_url
+from relay.validation import LARGEST_SIZE, SMALLEST_SIZE, check_server_url, is_ice_url
 
 
 class IceServer(BaseModel):
@@ -36,8 +36,11 @@ class IceServer(BaseModel):
     @field_validator("urls")
     @classmethod
     def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or not all(re.fullmatch(r"(stun|turn)s?:[^\s@/]+", url) for url in value):
-            raise ValueError("must be stun:host:port or turn:host:port, one or a list of them")
+        if not value or not all(map(is_ice_url, value)):
+            raise ValueError(
+                "must be stun:host:port, turn:host:port, turn:host:port?transport=tcp or"
+                " turns:host:port, one or a list of them"
+            )
         return value
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,6 +98,25 @@ def _check_ca_file(value: Path) -> Path:
     return value
 
 
+def parse_ports(value: str) -> range:
+    """The ports of `FIRST-LAST`, or of one port.
+
+    Raises:
+        ValueError: it is neither, in words that follow a setting's name.
+    """
+    numbers = re.fullmatch(r"\s*([0-9]{1,5})\s*(?:-\s*([0-9]{1,5})\s*)?", value)
+    first = int(numbers[1]) if numbers else 0
+    last = int(numbers[2] or first) if numbers else 0
+    if not 0 < first <= last < 65536:
+        raise ValueError("must be a range of ports, as in 40000-40100")
+    return range(first, last + 1)
+
+
+def _check_ports(value: str) -> str:
+    ports = parse_ports(value)
+    return f"{ports[0]}-{ports[-1]}"
+
+
 def _check_token(value: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
         raise ValueError("must be printable ASCII characters without spaces")
@@ -116,3 +138,4 @@ Hosts = Annotated[
 ]
 CaFile = Annotated[Path, AfterValidator(_check_ca_file)]
 Token = Annotated[SecretStr, AfterValidator(_check_token)]
+Ports = Annotated[str, AfterValidator(_check_ports)]

@@ -19,9 +19,10 @@ from relay.codec_executor import CodecExecutor
 from relay.comfystream.leases import ServerLeases
 from relay.comfystream.quarantine import QuarantineRules
 from relay.comfystream_processor import ReconnectPolicy
-from relay.config import Settings
+from relay.config import IceTransportPolicy, Settings
 from relay.egress import Egress
 from relay.errors import ProcessingError, RelayError, TrickleError
+from relay.ice_servers import IceServers, TwilioTokens
 from relay.ingest import Ingest
 from relay.journal import Journal
 from relay.media.access_unit import DecodedFrame, ElementaryStream
@@ -43,6 +44,7 @@ from relay.trickle.publisher_options import PublisherOptions
 from relay.trickle.subscriber import TrickleSubscriber
 from relay.trickle.subscriber_options import SubscriberOptions
 from relay.webrtc_client import WebRTCOptions
+from relay.webrtc_ice import IceOptions
 
 UPLINK_BIT_RATE = 1.5
 """Towards ComfyStream, as a factor on what the output gets by default."""
@@ -65,7 +67,7 @@ class PipelineResources:
         self.http = http
         self.codecs = CodecExecutor(settings.codec_threads)
         self.webrtc_options = WebRTCOptions(
-            ice_servers=[server.to_dict() for server in settings.ice_servers],
+            ice=_ice_options(settings, http),
             media_timeout_s=settings.media_timeout_s,
             announce_next_frame=settings.early_delimiter,
             release_on_marker=settings.marker_release,
@@ -272,6 +274,22 @@ class Pipeline:
 
     def _queues(self) -> tuple[MediaQueue[Any], ...]:
         return self._decoded, self._processed, self._segments
+
+
+def _ice_options(settings: Settings, http: aiohttp.ClientSession) -> IceOptions:
+    twilio = None
+    if settings.twilio_account_sid and settings.twilio_auth_token:
+        twilio = TwilioTokens(
+            http,
+            settings.twilio_account_sid,
+            settings.twilio_auth_token.get_secret_value(),
+            base_url=settings.twilio_api_url,
+        )
+    return IceOptions(
+        IceServers([server.to_dict() for server in settings.ice_servers], twilio),
+        relay_only=settings.ice_transport_policy is IceTransportPolicy.RELAY,
+        udp_ports=settings.udp_ports,
+    )
 
 
 def _first(errors: BaseExceptionGroup[RelayError]) -> RelayError:

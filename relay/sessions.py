@@ -9,6 +9,7 @@ import structlog
 
 from relay import aiortc_internals
 from relay.config import Settings, host_rules
+from relay.config_values import parse_ports
 from relay.errors import BusyError, RequestError
 from relay.host_rules import HostNotAllowedError
 from relay.outbound_http import RuledResolver, open_http
@@ -38,6 +39,9 @@ class SessionManager:
     async def start(self) -> None:
         """Open what the sessions share."""
         aiortc_internals.shorten_consent()
+        if self._settings.udp_ports:
+            ports = parse_ports(self._settings.udp_ports)
+            aiortc_internals.limit_udp_ports(asyncio.get_running_loop(), ports)
         self._resolver = RuledResolver(host_rules(self._settings))
         http = open_http(
             self._resolver,

@@ -20,6 +20,10 @@ LONGEST_URL = 4096
 
 _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
+_ICE_URL = re.compile(
+    r"stun:[^\s@/?:]+(:[0-9]{1,5})?|turns?:[^\s@/?:]+(:[0-9]{1,5})?(\?transport=(udp|tcp))?"
+)
+
 
 def check_http_url(value: str) -> str:
     """`value` itself, if an HTTP client can fetch it as it stands.
@@ -77,6 +81,12 @@ def check_server_url(value: str) -> str:
     if "?" in value:
         raise ValueError("must not have a query (?...): paths are appended to it")
     return value.rstrip("/")
+
+
+def is_ice_url(value: str) -> bool:
+    """Whether it is a STUN or TURN address (RFC 7064, RFC 7065) that aiortc can use: it knows
+    neither `stuns:` nor addresses in brackets."""
+    return _ICE_URL.fullmatch(value) is not None
 
 
 def problem_in_words(error: Mapping[str, Any]) -> str:

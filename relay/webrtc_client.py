@@ -8,18 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 import structlog
-from aiortc import (
-    RTCConfiguration,
-    RTCIceServer,
-    RTCPeerConnection,
-    RTCRtpSender,
-    RTCSessionDescription,
-)
+from aiortc import RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 
 from relay import aiortc_internals, pacing
 from relay.codec_executor import CodecExecutor
@@ -32,6 +25,7 @@ from relay.processor import ProcessedUnit, SoundExchange
 from relay.queues import MediaQueue
 from relay.tasks import run_beside
 from relay.webrtc_audio import SoundLine
+from relay.webrtc_ice import IceOptions, check_offer, no_connection, open_peer
 from relay.webrtc_tracks import FrameLedger, IncomingVideo, VideoStreamTrack
 
 log = structlog.get_logger(__name__)
@@ -52,8 +46,7 @@ DRAIN_TIMEOUT_S = 0.3
 class WebRTCOptions:
     """How a connection is made; everything that is not the request's."""
 
-    ice_servers: Sequence[dict[str, Any]] = ()
-    """`{"urls", "username"?, "credential"?}` each; none by default: no STUN, no delay."""
+    ice: IceOptions = field(default_factory=IceOptions)
     media_timeout_s: float = 2.0
     """A connection that returns nothing for this long while frames are under way is dead."""
     bit_rate: int = 2_000_000
@@ -118,10 +111,10 @@ class WebRTCClient:
             deliver: called on the event loop with each processed picture, in order.
 
         Raises:
-            ProcessingError: the signalling's, or code `webrtc_failed`.
+            ProcessingError: the signalling's, or code `webrtc_failed`, `no_candidates` or
+                `ice_servers_unavailable`.
         """
-        ice_servers = [RTCIceServer(**server) for server in self._options.ice_servers]
-        peer = self._peer = RTCPeerConnection(RTCConfiguration(iceServers=ice_servers))
+        peer = self._peer = await open_peer(self._options.ice)
         peer.on("connectionstatechange", self._state_changed.set)
         self._outgoing = VideoStreamTrack(
             frames,
@@ -149,6 +142,7 @@ class WebRTCClient:
         peer.createDataChannel("data")
 
         await peer.setLocalDescription(await peer.createOffer())
+        check_offer(peer.localDescription.sdp, self._options.ice)
         answer = await self._exchange_offer(peer.localDescription.sdp)
         try:
             await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
@@ -164,11 +158,7 @@ class WebRTCClient:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._wait_for_state("connected")
         except TimeoutError:
-            raise ProcessingError(
-                "no WebRTC connection to ComfyStream: its UDP ports can't be reached from here;"
-                " see ICE and TURN in the operator's guide",
-                code="webrtc_failed",
-            ) from None
+            raise no_connection(self._options.ice) from None
         self._connected_at = time.monotonic()
         if self._sound is not None:
             self._sound.begin()
@@ -234,10 +224,11 @@ class WebRTCClient:
     async def _wait_for_state(self, wanted: str) -> None:
         assert self._peer is not None
         while self._peer.connectionState != wanted:
-            if self._peer.connectionState in ("failed", "closed"):
+            if self._peer.connectionState == "failed":
+                raise no_connection(self._options.ice)
+            if self._peer.connectionState == "closed":
                 raise ProcessingError(
-                    f"the WebRTC connection to ComfyStream {self._peer.connectionState} while"
-                    " connecting",
+                    "the WebRTC connection to ComfyStream was closed while connecting",
                     code="webrtc_failed",
                 )
             self._state_changed.clear()

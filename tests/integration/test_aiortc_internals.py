@@ -7,6 +7,8 @@ rewires one of them fails here, instead of silently bringing the stock path back
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,6 +17,7 @@ import aioice.ice
 import av
 import numpy as np
 import pytest
+import uvloop
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, VideoStreamTrack
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
@@ -190,3 +193,62 @@ def test_a_renamed_private_name_is_noticed() -> None:
     """Setting a name that is not there fails instead of making a new one."""
     with pytest.raises(AttributeError):
         aiortc_internals.replace_jitter_buffer(object(), object())  # type: ignore[arg-type]
+
+
+async def gathered(peer: RTCPeerConnection) -> list[tuple[str, int]]:
+    """Address and port of each candidate of a fresh offer."""
+    peer.createDataChannel("x")
+    await peer.setLocalDescription(await peer.createOffer())
+    found = re.findall(r"a=candidate:\S+ 1 udp \d+ (\S+) (\d+)", peer.localDescription.sdp)
+    return [(address, int(port)) for address, port in found]
+
+
+def peer_without_servers() -> RTCPeerConnection:
+    return RTCPeerConnection(RTCConfiguration(iceServers=[]))
+
+
+async def connects_within_a_range() -> None:
+    """The body of the test below, for either event loop."""
+    outside = peer_without_servers()
+    addresses = {address for address, _ in await gathered(outside)}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("0.0.0.0", 0))
+        first = min(probe.getsockname()[1], 65000)
+    ports = range(first, first + 8)
+    aiortc_internals.limit_udp_ports(asyncio.get_running_loop(), ports)
+    ours, theirs = peer_without_servers(), peer_without_servers()
+    offered = await gathered(ours)
+    assert {address for address, _ in offered} == addresses
+    assert {port for _, port in offered} <= set(ports)
+    await theirs.setRemoteDescription(ours.localDescription)
+    await theirs.setLocalDescription(await theirs.createAnswer())
+    connected = asyncio.Event()
+    ours.on(
+        "connectionstatechange",
+        lambda: connected.set() if ours.connectionState == "connected" else None,
+    )
+    await ours.setRemoteDescription(theirs.localDescription)
+    async with asyncio.timeout(10):
+        await connected.wait()
+    # One of the ports again and again: taken for as long as a peer holds it.
+    _, held = offered[0]
+    aiortc_internals.limit_udp_ports(asyncio.get_running_loop(), range(held, held + 1))
+    late = peer_without_servers()
+    assert offered[0] not in await gathered(late)
+    for peer in (outside, ours, theirs, late):
+        await peer.close()
+    freed = peer_without_servers()
+    assert {port for _, port in await gathered(freed)} == {held}
+    await freed.close()
+
+
+async def test_ice_sockets_stay_in_the_range_of_ports() -> None:
+    """Every candidate is in it, media connects, a port that is taken is not used twice, and one
+    that is free again is."""
+    await connects_within_a_range()
+
+
+def test_the_range_of_ports_holds_under_uvloop() -> None:
+    """Its loop is another class, and makes its sockets itself."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(connects_within_a_range())

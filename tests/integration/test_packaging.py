@@ -315,7 +315,7 @@ def test_compose_passes_every_setting() -> None:
     given = {variable_name(name): f"given-{name}" for name in Settings.model_fields}
     given["RELAY_PORT"] = "9999"
     text = compose("config", **given)
-    passed = dict(re.findall(r"^ +(RELAY_\w+): ['\"]?(.*?)['\"]?$", text, re.MULTILINE))
+    passed = dict(re.findall(r"^ +((?:RELAY|TWILIO)_\w+): ['\"]?(.*?)['\"]?$", text, re.MULTILINE))
     assert passed == given | {"RELAY_HOST": "0.0.0.0"}
     assert re.search(r"published: ['\"]?9999", text)
     assert re.search(r"target: 9999", text)
@@ -341,7 +341,7 @@ def test_compose_gives_the_relay_time_to_stop() -> None:
 def test_env_example_shows_every_setting_with_its_default() -> None:
     """In the order of the model; the last two are docker-build.sh's own."""
     text = (ROOT / ".env.example").read_text()
-    shown = re.findall(r"^#(RELAY_\w+)=(.*)$", text, re.MULTILINE)
+    shown = re.findall(r"^#((?:RELAY|TWILIO)_\w+)=(.*)$", text, re.MULTILINE)
     defaults = [
         (variable_name(name), shown_value(field.default))
         for name, field in Settings.model_fields.items()
@@ -358,7 +358,7 @@ def test_env_example_can_be_used_as_it_is(tmp_path: Path, monkeypatch: pytest.Mo
     for name in [name for name in os.environ if name.startswith("RELAY_")]:
         monkeypatch.delenv(name)
     text = (ROOT / ".env.example").read_text()
-    for content in (text, re.sub(r"^#(RELAY_)", r"\1", text, flags=re.MULTILINE)):
+    for content in (text, re.sub(r"^#(RELAY_|TWILIO_)", r"\1", text, flags=re.MULTILINE)):
         (tmp_path / ".env").write_text(content)
         loaded = load_settings(env_file=tmp_path / ".env")
         assert loaded.settings == Settings()
@@ -370,6 +370,8 @@ ENV_FILE = """\
 RELAY_PORT=9123
 RELAY_CORS_ORIGINS=https://a.example,https://b.example
 RELAY_ICE_SERVERS=[{"urls": "turn:turn.example:3478", "username": "u", "credential": "c d"}]
+TWILIO_ACCOUNT_SID=AC1
+TWILIO_AUTH_TOKEN=secret
 RELAY_CONTAINER=second-relay
 """
 
@@ -396,7 +398,7 @@ def test_one_env_file_serves_the_relay_compose_and_the_script(tmp_path: Path) ->
     call = docker_call(tmp_path, "run")
     assert call.arguments[:4] == ["run", "--detach", "--name", "second-relay"]
     assert call.options("--publish") == ["9123:9123"]
-    for name in ("RELAY_PORT", "RELAY_CORS_ORIGINS", "RELAY_ICE_SERVERS"):
+    for name in ("RELAY_PORT", "RELAY_CORS_ORIGINS", "RELAY_ICE_SERVERS", "TWILIO_AUTH_TOKEN"):
         assert name in call.options("--env")
         assert call.environment[name] == lines[name]
     assert "RELAY_CONTAINER" not in call.options("--env")
@@ -585,19 +587,19 @@ def test_ci_installs_what_is_missing_and_runs_everything(tmp_path: Path) -> None
     code, calls = ci_run(tmp_path)
     assert code == 0
     assert calls[0].startswith("apt-get update")
-    assert calls[1].endswith("ffmpeg docker-compose shellcheck")
+    assert calls[1].endswith("ffmpeg docker-compose shellcheck coturn")
     assert calls[2:] == ["make -s install", "make -s check", "make -s test"]
 
 
 def test_ci_installs_nothing_twice(tmp_path: Path) -> None:
     """Where everything is there, apt is left alone."""
-    _, calls = ci_run(tmp_path, "ffmpeg", "ffprobe", "docker-compose", "shellcheck")
+    _, calls = ci_run(tmp_path, "ffmpeg", "ffprobe", "docker-compose", "shellcheck", "turnserver")
     assert calls == ["make -s install", "make -s check", "make -s test"]
 
 
 def test_ci_fails_with_what_it_runs(tmp_path: Path) -> None:
     """A failing check is a failing run, and nothing after it hides that."""
-    tools = ("ffmpeg", "ffprobe", "docker-compose", "shellcheck")
+    tools = ("ffmpeg", "ffprobe", "docker-compose", "shellcheck", "turnserver")
     code, calls = ci_run(tmp_path, *tools, failing="check")
     assert code != 0
     assert calls == ["make -s install", "make -s check"]

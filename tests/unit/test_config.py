@@ -23,7 +23,7 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import os
 
     for name in list(os.environ):
-        if name.upper().startswith("RELAY_"):
+        if name.upper().startswith(("RELAY_", "TWILIO_")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
@@ -128,6 +128,10 @@ def test_every_fault_is_named_with_its_place(
         ("RELAY_ALLOWED_HOSTS", "a.example:99999", "port"),
         ("RELAY_TLS_CA_FILE", "no-such-file.pem", "can't be read"),
         ("RELAY_API_TOKEN", "two words", "without spaces"),
+        ("RELAY_UDP_PORTS", "40100-40000", "range of ports"),
+        ("RELAY_UDP_PORTS", "0-70000", "range of ports"),
+        ("RELAY_ICE_TRANSPORT_POLICY", "relay", "no TURN server"),
+        ("TWILIO_ACCOUNT_SID", "AC1", "TWILIO_AUTH_TOKEN"),
         ("RELAY_COMFYSTREAM_URL", "http://host?x=1", "query"),
         ("RELAY_PORT", "tcp://10.0.0.1:8890", "Kubernetes"),
         ("RELAY_RECONNECT_FIRST_WAIT_S", "60", "RELAY_RECONNECT_LONGEST_WAIT_S"),
@@ -200,6 +204,18 @@ def test_the_token_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load_settings()
     assert line_of(loaded, "api_token") == ["RELAY_API_TOKEN", "**********", "env"]
     assert "hunter2" not in repr(loaded)
+
+
+def test_twilio_s_names_are_twilio_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without our prefix, from the environment and from `.env`; with it they are not settings."""
+    (tmp_path / ".env").write_text("TWILIO_AUTH_TOKEN=hunter2\n")
+    monkeypatch.setenv("TWILIO_ACCOUNT_SID", "AC1")
+    monkeypatch.setenv("RELAY_TWILIO_AUTH_TOKEN", "x")
+    loaded = load_settings()
+    assert line_of(loaded, "twilio_account_sid") == ["TWILIO_ACCOUNT_SID", "AC1", "env"]
+    assert line_of(loaded, "twilio_auth_token") == ["TWILIO_AUTH_TOKEN", "**********", ".env"]
+    [warning] = loaded.warnings
+    assert warning.startswith("RELAY_TWILIO_AUTH_TOKEN in the environment is not a setting")
 
 
 def test_a_ca_file_without_certificates_is_refused(
