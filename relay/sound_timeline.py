@@ -67,8 +67,6 @@ class SoundTimeline:
         self._waiting.append(entry)
         if expected:
             self._by_pts[block.pts] = entry
-        if len(self._waiting) > CAPACITY:
-            self._waiting[0].deadline = now
 
     def processed(self, pts: int, samples: Samples, now: float) -> None:
         """What the server made of the block at `pts`, shape (960, 2)."""
@@ -98,7 +96,8 @@ class SoundTimeline:
         ready = []
         while self._waiting:
             entry = self._waiting[0]
-            if entry.processed is None and entry.expected and now < entry.deadline:
+            waits = entry.processed is None and entry.expected and now < entry.deadline
+            if waits and len(self._waiting) <= CAPACITY:
                 break
             self._waiting.popleft()
             if self._by_pts.get(entry.block.pts) is entry:

@@ -29,7 +29,7 @@ from relay.errors import ProcessingError
 from relay.media.audio_encoder import OpusEncoder
 from relay.media.audio_grid import BLOCK_SAMPLES, SAMPLE_RATE, SoundBlock
 from relay.processor import SoundExchange
-from relay.queues import MediaQueue
+from relay.queues import MediaQueue, QueueClosed
 from relay.sound_placement import ReturnedPacket, SentBlock, SentSound
 
 log = structlog.get_logger(__name__)
@@ -104,8 +104,10 @@ class AudioStreamTrack(MediaStreamTrack):
             block = await self._next_block()
             samples = block.samples if block is not None else _SILENCE
             data = await self._codecs.run(self._encoder.encode, samples)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, MediaStreamError):
             raise
+        except QueueClosed:
+            raise MediaStreamError from None
         except Exception as error:  # aiortc's sender must not see anything else
             self.failure = error
             raise MediaStreamError from error
