@@ -19,7 +19,7 @@ import structlog
 from aiohttp import web
 
 from relay import __version__
-from relay.api.app import build_app, make_runner
+from relay.api.app import build_app, drain, make_runner
 from relay.comfystream.workflows import TextWorkflowError
 from relay.config import EventLoop, Settings
 from relay.config_show import print_lines
@@ -67,10 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _serve(app: web.Application, settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, then drain."""
-    stopped = asyncio.Event()
+    stop = _Stop(settings)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _on_signal, number, stopped, settings.stop_timeout_s)
+        loop.add_signal_handler(number, stop.on_signal, number)
     runner = make_runner(app)
     try:
         await runner.setup()
@@ -88,22 +88,45 @@ async def _serve(app: web.Application, settings: Settings) -> int:
         )
     for warning in security_warnings(settings):
         log.warning("config.insecure", problem=warning)
-    await stopped.wait()
+    await stop.asked.wait()
+    await drain(app, stop.hurry)
     await runner.cleanup()
     log.info("relay.stopped")
     return 0
 
 
-def _on_signal(number: signal.Signals, stopped: asyncio.Event, stop_timeout_s: float) -> None:
-    if stopped.is_set():
-        log.warning("relay.exit_at_once", signal=number.name)
-        _exit_at_once(128 + number)
-    log.info("relay.draining", signal=number.name, timeout_s=stop_timeout_s)
-    watchdog = threading.Timer(stop_timeout_s + FORCED_EXIT_AFTER_S, _exit_at_once, [1])
-    watchdog.daemon = True
-    watchdog.name = "drain-watchdog"
-    watchdog.start()
-    stopped.set()
+class _Stop:
+    """What signals ask for: drain, then hurry, then exit at once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.asked = asyncio.Event()
+        self.hurry = asyncio.Event()
+        self._settings = settings
+
+    def on_signal(self, number: signal.Signals) -> None:
+        if self.hurry.is_set():
+            log.warning("relay.exit_at_once", signal=number.name)
+            _exit_at_once(128 + number)
+        drain_timeout_s = self._settings.drain_timeout_s
+        if self.asked.is_set() or not drain_timeout_s:
+            self.hurry.set()
+            self._exit_after(0.0)
+        if not self.asked.is_set():
+            log.info(
+                "relay.draining",
+                signal=number.name,
+                drain_timeout_s=drain_timeout_s,
+                stop_timeout_s=self._settings.stop_timeout_s,
+            )
+            self._exit_after(drain_timeout_s)
+            self.asked.set()
+
+    def _exit_after(self, drain_timeout_s: float) -> None:
+        limit_s = drain_timeout_s + self._settings.stop_timeout_s + FORCED_EXIT_AFTER_S
+        watchdog = threading.Timer(limit_s, _exit_at_once, [1])
+        watchdog.daemon = True
+        watchdog.name = "drain-watchdog"
+        watchdog.start()
 
 
 def _exit_at_once(code: int) -> None:

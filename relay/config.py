@@ -193,6 +193,14 @@ class Settings(BaseSettings):
     stop_timeout_s: Seconds = Field(
         2.0, description="Time to end a session, or on shutdown all of them, in good order."
     )
+    drain_timeout_s: float = Field(
+        0.0,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="How long sessions may go on after SIGTERM before they are ended; no new ones"
+        " are taken meanwhile.",
+    )
     ice_servers: IceServers = Field(
         (),
         description="STUN and TURN servers, as JSON:"
@@ -226,7 +234,7 @@ class Settings(BaseSettings):
     )
     api_token: Token | None = Field(
         None,
-        description="Secret that every call but `GET /health` must bring, as `Authorization:"
+        description="Secret that every call but `GET /health` and `/readyz` must bring, as `Authorization:"
         " Bearer TOKEN`. None: everybody who reaches the port may call.",
     )
     requests_per_second: int = Field(

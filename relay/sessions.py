@@ -50,9 +50,27 @@ class SessionManager:
         )
         self._resources = PipelineResources(self._settings, http)
 
-    async def aclose(self, *, timeout_s: float | None = None) -> None:
-        """Drain: take no more, end every session, close what they share. Idempotent."""
+    def begin_drain(self) -> None:
+        """Take no more sessions, from now on for good; those that run go on."""
         self._draining = True
+
+    async def wait_empty(self) -> None:
+        """Return when no session runs."""
+        while running := self.list():
+            await running[0].wait_ended()
+
+    def why_not_ready(self) -> BusyError | None:
+        """What a session that is started now would be told: starting, draining or full."""
+        if self._resources is None or self._draining:
+            return BusyError("the relay is not taking sessions now; try again", code="draining")
+        limit = self._settings.max_sessions
+        if limit and len(self.list()) >= limit:
+            return BusyError(f"all {limit} sessions are taken; stop one or try later", code="full")
+        return None
+
+    async def aclose(self, *, timeout_s: float | None = None) -> None:
+        """Take no more, end every session, close what they share. Idempotent."""
+        self.begin_drain()
         limit_s = self._settings.stop_timeout_s if timeout_s is None else timeout_s
         await asyncio.gather(
             *(s.stop(EndReason.DRAINED, timeout_s=limit_s) for s in self._sessions.values())
@@ -69,15 +87,10 @@ class SessionManager:
             RequestError: 403 `host_not_allowed`; 409 `output_in_use`: another session writes
                 that channel.
         """
-        self._require_open()
+        self._require_ready()
         await self._check_hosts(config)
-        resources = self._require_open()  # no await from here to the session's place in the list
-        self._forget_old()
-        running = [s for s in self._sessions.values() if not s.state.final]
-        limit = self._settings.max_sessions
-        if limit and len(running) >= limit:
-            raise BusyError(f"all {limit} sessions are taken; stop one or try later", code="full")
-        for other in running:
+        resources = self._require_ready()  # no await from here to the session's place in the list
+        for other in self.list():
             if other.config.output_stream_url == config.output_stream_url:
                 raise RequestError(
                     f"session {other.session_id} already publishes to that output_stream_url;"
@@ -129,9 +142,11 @@ class SessionManager:
         self._forget_old()
         return [s for s in self._sessions.values() if s.state.final == ended]
 
-    def _require_open(self) -> PipelineResources:
-        if self._resources is None or self._draining:
-            raise BusyError("the relay is not taking sessions now; try again", code="draining")
+    def _require_ready(self) -> PipelineResources:
+        problem = self.why_not_ready()
+        if problem is not None:
+            raise problem
+        assert self._resources is not None
         return self._resources
 
     async def _check_hosts(self, config: SessionConfig) -> None:

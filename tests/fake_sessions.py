@@ -52,6 +52,7 @@ class FakeSessions:
         """Every session that ever was."""
         self.ended: builtins.list[FakeSession] = []
         self.running = False
+        self.draining = False
         self.drain_timeout_s: float | None = None
         self.fails_with: Exception | None = None
         """Raised by `start_session`, for faults that are ours."""
@@ -66,6 +67,21 @@ class FakeSessions:
     async def start(self) -> None:
         self.running = True
 
+    def begin_drain(self) -> None:
+        self.draining = True
+
+    async def wait_empty(self) -> None:
+        while self.sessions:
+            self.stopped.clear()
+            await self.stopped.wait()
+
+    def why_not_ready(self) -> BusyError | None:
+        if self.draining or not self.running:
+            return BusyError("not now", code="draining")
+        if len(self.sessions) >= self.capacity:
+            return BusyError("all sessions are taken", code="full", retry_after_s=7)
+        return None
+
     async def aclose(self, *, timeout_s: float | None = None) -> None:
         self.running = False
         self.drain_timeout_s = timeout_s
@@ -76,8 +92,8 @@ class FakeSessions:
         await self.may_start.wait()
         if self.fails_with is not None:
             raise self.fails_with
-        if len(self.sessions) >= self.capacity:
-            raise BusyError("all sessions are taken", code="full", retry_after_s=7)
+        if problem := self.why_not_ready():
+            raise problem
         for other in self.sessions.values():
             if other.config.output_stream_url == config.output_stream_url:
                 raise RequestError("taken", code="output_in_use", http_status=409)

@@ -12,8 +12,8 @@ from relay.api.keys import SETTINGS, Handler
 from relay.api.rate_limit import RateLimit
 from relay.errors import RequestError
 
-OPEN_PATHS = frozenset({"/health", "/healthz"})
-"""Probes of whether the process lives: they have no token, and are not to be counted."""
+OPEN_PATHS = frozenset({"/health", "/healthz", "/readyz"})
+"""What supervisors ask: they have no token, are told a word, and are not to be counted."""
 
 RATE_LIMIT: web.AppKey[RateLimit | None] = web.AppKey("rate_limit")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 
 from relay.api import operator_routes, session_routes
@@ -12,6 +14,7 @@ from relay.api.origins import allow_origins, origin_guard
 from relay.api.request_context import add_request_id, request_context
 from relay.comfystream.workflows import TextWorkflow
 from relay.config import Settings
+from relay.tasks import cancel_and_wait
 
 CONNECTIONS_CLOSE_S = 0.25
 """Of the time to stop: what is left for answers under way when the sessions have ended."""
@@ -39,7 +42,7 @@ def build_app(settings: Settings, sessions: SessionService) -> web.Application:
     app.add_routes(operator_routes.routes)
     app.on_response_prepare.append(add_request_id)
     app.on_startup.append(_start_sessions)
-    app.on_shutdown.append(_drain_sessions)
+    app.on_shutdown.append(_end_sessions)
     if settings.cors_origins:
         allow_origins(app, settings.cors_origins)
     return app
@@ -58,10 +61,30 @@ def make_runner(app: web.Application) -> web.AppRunner:
     )
 
 
+async def drain(app: web.Application, hurry: asyncio.Event) -> None:
+    """Take no more sessions and end those that run, in good order, while the API goes on
+    answering: starts are refused with 503 `draining`, the rest works.
+
+    Args:
+        hurry: ends the time that sessions have to end by themselves.
+    """
+    sessions, limit_s = app[SESSIONS], app[SETTINGS].drain_timeout_s
+    sessions.begin_drain()
+    if limit_s:
+        waiting = [
+            asyncio.ensure_future(waited) for waited in (sessions.wait_empty(), hurry.wait())
+        ]
+        try:
+            await asyncio.wait(waiting, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancel_and_wait(waiting)
+    await _end_sessions(app)
+
+
 async def _start_sessions(app: web.Application) -> None:
     await app[SESSIONS].start()
 
 
-async def _drain_sessions(app: web.Application) -> None:
+async def _end_sessions(app: web.Application) -> None:
     limit_s = app[SETTINGS].stop_timeout_s
     await app[SESSIONS].aclose(timeout_s=max(limit_s / 2, limit_s - CONNECTIONS_CLOSE_S))

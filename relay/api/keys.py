@@ -9,6 +9,7 @@ from aiohttp import web
 
 from relay.comfystream.workflows import TextWorkflow
 from relay.config import Settings
+from relay.errors import BusyError
 from relay.session_config import SessionConfig
 
 
@@ -31,6 +32,18 @@ class SessionService(Protocol):
     """Every session of the relay; `relay.sessions.SessionManager` is the real one."""
 
     async def start(self) -> None: ...
+
+    def begin_drain(self) -> None:
+        """Take no more sessions; those that run go on."""
+        ...
+
+    async def wait_empty(self) -> None:
+        """Return when no session runs."""
+        ...
+
+    def why_not_ready(self) -> BusyError | None:
+        """Why a session could not be started now; None if one could."""
+        ...
 
     async def aclose(self, *, timeout_s: float | None = None) -> None: ...
 

@@ -29,6 +29,7 @@ _PAGE = """<!doctype html>
 <li><code>GET /session/{{id}}/status</code>
 <li><a href="/sessions"><code>GET /sessions</code></a>
 <li><a href="/health"><code>GET /health</code></a>
+<li><a href="/readyz"><code>GET /readyz</code></a>
 <li><a href="/version"><code>GET /version</code></a>
 </ul>
 """
@@ -39,6 +40,15 @@ async def health(request: web.Request) -> web.StreamResponse:
     """Whether the process answers; a session's troubles are its own status's matter."""
     sessions = len(request.app[SESSIONS].list())
     return json_answer({"status": "healthy", "version": __version__, "sessions": sessions})
+
+
+@routes.get("/readyz")
+async def ready(request: web.Request) -> web.StreamResponse:
+    """Whether a session could be started now: 503 while starting, draining or full."""
+    problem = request.app[SESSIONS].why_not_ready()
+    if problem is not None:
+        raise problem
+    return json_answer({"status": "ready"})
 
 
 @routes.get("/version")
