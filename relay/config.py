@@ -234,8 +234,8 @@ class Settings(BaseSettings):
     )
     api_token: Token | None = Field(
         None,
-        description="Secret that every call but `GET /health` and `/readyz` must bring, as `Authorization:"
-        " Bearer TOKEN`. None: everybody who reaches the port may call.",
+        description="Secret that every call but `GET /health` and `/readyz` must bring, as"
+        " `Authorization: Bearer TOKEN`. None: everybody who reaches the port may call.",
     )
     requests_per_second: int = Field(
         200,
