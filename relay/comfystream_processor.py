@@ -184,6 +184,12 @@ class ComfyStreamProcessor:
             "round_trip_ms": client.ledger.round_trip.percentiles_ms() if client else None,
         }
 
+    def see_decoded(self, decodable: bool) -> None:
+        """See `FrameProcessor.see_decoded`."""
+        self._fallback.see_decoded(decodable)
+        if self._client is not None:
+            self._client.see_decoded(decodable)
+
     @property
     def webrtc_state(self) -> str:
         """W3C's RTCPeerConnectionState of the current connection."""

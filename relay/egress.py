@@ -41,6 +41,7 @@ class Egress:
             video and the audio stream to announce.
         video_listed: tells whether the input has video now.
         audio_stream: tells the output's audio stream, None while there is none.
+        on_decoded: told of each processed unit that came encoded whether it gave a picture.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Egress:
         video_listed: Callable[[], bool],
         audio_stream: Callable[[], ElementaryStream | None],
         *,
+        on_decoded: Callable[[bool], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.encoded = RateMeter()
@@ -69,6 +71,8 @@ class Egress:
             self._write, self._begin_without_picture, video_listed, clock=clock
         )
         """Where sound joins the pictures."""
+        self._on_decoded = on_decoded
+        self._decodable = True
         self._picture_taken = False
         self._decoder: VideoDecoder | None = None
         self._encoder: TrickleSegmentEncoder | None = None
@@ -89,7 +93,10 @@ class Egress:
                 if not shown and not isinstance(processed, AccessUnit):
                     continue
                 self._picture_taken = self._picture_taken or shown
-                for unit in await self._codecs.run(self._transcode, processed, shown):
+                units = await self._codecs.run(self._transcode, processed, shown)
+                if isinstance(processed, AccessUnit):
+                    self._on_decoded(self._decodable)
+                for unit in units:
                     self.encoded.tick()
                     self.audio.video(unit)
         except QueueClosed:
@@ -153,7 +160,9 @@ class Egress:
     def _decode(self, unit: AccessUnit) -> list[DecodedFrame]:
         if self._decoder is None:
             self._decoder = VideoDecoder(unit.stream.codec)
-        return self._decoder.decode(unit)
+        frames = self._decoder.decode(unit)
+        self._decodable = bool(frames)
+        return frames
 
     def _begin_without_picture(self) -> None:
         if self._encoder is None and not self._picture_taken:

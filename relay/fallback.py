@@ -57,7 +57,6 @@ class Fallback:
         """Frames that the fallback stood in for."""
         self.frames_late = 0
         """Processed pictures of frames that were passed by meanwhile."""
-        self.last_processed_at: float | None = None
         self.unanswered_since: float | None = None
         """When the first of the frames came since which nothing has come back."""
         self._show = show
@@ -66,6 +65,7 @@ class Fallback:
         self._numbers: OrderedDict[tuple[int, float], int] = OrderedDict()
         self._inputs = 0
         self._passed_by = 0
+        self._undecodable_since: float | None = None
         self._last_input_at = -math.inf
         self._responses: deque[float] = deque(maxlen=USUAL_RESPONSES)
 
@@ -80,7 +80,8 @@ class Fallback:
         self._last_input_at = now
         if self.unanswered_since is None or paused:
             self.unanswered_since = now
-        if self.mode is FallbackMode.NONE or now - self.unanswered_since <= self._limit_s():
+        waiting_since = self._undecodable_since or self.unanswered_since
+        if self.mode is FallbackMode.NONE or now - waiting_since <= self._limit_s():
             return
         unit = self._stand_in(frame)
         if unit is not None:
@@ -91,12 +92,8 @@ class Fallback:
 
     def take_processed(self, unit: ProcessedUnit) -> None:
         """A processed picture came back."""
-        now = self._clock()
-        self.active = False
-        self.last_processed_at = now
-        if self.unanswered_since is not None:
-            self._responses.append(now - self.unanswered_since)
-            self.unanswered_since = None
+        if self._undecodable_since is None:
+            self._note_answer()
         if self._passed_by and self._is_late(unit):
             self.frames_late += 1
             if isinstance(unit, AccessUnit):
@@ -105,6 +102,20 @@ class Fallback:
             return
         self.frames_processed += 1
         self._show(unit)
+
+    def see_decoded(self, decodable: bool) -> None:
+        """Whether the processed picture shown last, hidden or not, could be decoded: an answer
+        that can't is none."""
+        if decodable:
+            self._undecodable_since = None
+        elif self._undecodable_since is None:
+            self._undecodable_since = self._clock()
+
+    def _note_answer(self) -> None:
+        self.active = False
+        if self.unanswered_since is not None:
+            self._responses.append(self._clock() - self.unanswered_since)
+            self.unanswered_since = None
 
     def _stand_in(self, frame: DecodedFrame) -> ProcessedUnit | None:
         if self.mode is FallbackMode.PASSTHROUGH:

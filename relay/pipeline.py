@@ -172,6 +172,7 @@ class Pipeline:
             lambda video, audio: resources.make_segment_encoder(config, video=video, audio=audio),
             lambda: decoder.video is not None,
             lambda: self._sound.output_stream(),
+            on_decoded=processor.see_decoded,
         )
         self._sound = Sound(config.audio, self._egress.audio, lambda: decoder.audio, server_sound)
         self._ingest = Ingest(

@@ -54,5 +54,8 @@ class FrameProcessor(Protocol):
             ProcessingError: it can't go on and won't recover by itself.
         """
 
+    def see_decoded(self, decodable: bool) -> None:
+        """Whether the unit put into `processed` last, if it was encoded, gave a picture."""
+
     def status(self) -> dict[str, Any]:
         """Plain values for the session's status."""

@@ -96,6 +96,7 @@ class WebRTCClient:
         self._sound = SoundLine(sound, codecs) if sound is not None else None
         self._state_changed = asyncio.Event()
         self._connected_at = 0.0
+        self._undecodable_since: float | None = None
 
     @property
     def state(self) -> str:
@@ -178,6 +179,13 @@ class WebRTCClient:
             *([self._sound.watch()] if self._sound is not None else []),
         )
 
+    def see_decoded(self, decodable: bool) -> None:
+        """Whether the last picture that was delivered could be decoded."""
+        if decodable:
+            self._undecodable_since = None
+        elif self._undecodable_since is None:
+            self._undecodable_since = time.monotonic()
+
     async def aclose(self) -> None:
         """Say goodbye (RTCP BYE, DTLS close) and free everything. Idempotent, bounded."""
         peer, self._peer = self._peer, None
@@ -250,6 +258,17 @@ class WebRTCClient:
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
             now = time.monotonic()
+            if self._undecodable_since is not None:
+                undecodable_s = now - self._undecodable_since
+                if undecodable_s > self._options.media_timeout_s:
+                    raise ProcessingError(
+                        f"ComfyStream returned nothing that can be decoded for"
+                        f" {undecodable_s:.1f} s",
+                        code="media_undecodable",
+                    )
+                if undecodable_s > KEYFRAME_AFTER_S and now - asked_at > KEYFRAME_AFTER_S:
+                    asked_at = now
+                    await self._incoming.request_keyframe()
             waited_since = self.ledger.oldest_unreturned_at()
             if waited_since is None:
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ class SeenFrame:
     pts: int
     width: int
     height: int
+    seen_at: float
+    """By the monotonic clock, when it had been decoded."""
 
 
 @dataclass
@@ -100,6 +103,7 @@ def _seen(frame: av.VideoFrame, pts: int) -> SeenFrame:
         pts,
         frame.width,
         frame.height,
+        time.monotonic(),
     )
 
 
