@@ -214,6 +214,7 @@ class ComfyStreamProcessor:
                 await client.aclose()
             if self._lease is not None:
                 self._lease.leave()
+                await self._lease.confirm_left()
 
     @contextlib.asynccontextmanager
     async def _limited(self) -> AsyncIterator[None]:

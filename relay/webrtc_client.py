@@ -7,6 +7,7 @@ every fault of the server's timestamps. Reconnecting is `comfystream_processor`'
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -255,6 +256,7 @@ class WebRTCClient:
         for as long as a peer that is gone takes to be missed (24-36 s)."""
         assert self._incoming is not None
         asked_at = 0.0
+        unanswered_since: float | None = None
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
             now = time.monotonic()
@@ -269,14 +271,16 @@ class WebRTCClient:
                 if undecodable_s > KEYFRAME_AFTER_S and now - asked_at > KEYFRAME_AFTER_S:
                     asked_at = now
                     await self._incoming.request_keyframe()
-            waited_since = self.ledger.oldest_unreturned_at()
-            if waited_since is None:
-                continue
             last_unit_at = self._incoming.last_unit_at
+            if unanswered_since is None or (last_unit_at or -math.inf) >= unanswered_since:
+                # Kept until something comes back: frames that are given up below don't move it.
+                unanswered_since = self.ledger.oldest_unreturned_at()
+            if unanswered_since is None:
+                continue
             if last_unit_at is None:
-                silent_s, limit_s = now - waited_since, FIRST_MEDIA_TIMEOUT_S
+                silent_s, limit_s = now - unanswered_since, FIRST_MEDIA_TIMEOUT_S
             else:
-                silent_s = now - max(waited_since, last_unit_at)
+                silent_s = now - max(unanswered_since, last_unit_at)
                 limit_s = max(self._options.media_timeout_s, 3 * self.ledger.slowest_recent_s())
             if silent_s > limit_s:
                 raise ProcessingError(

@@ -23,7 +23,8 @@ class QuarantineRules:
     """How long is long enough, in seconds."""
 
     settle_s: float = 1.0
-    """After a goodbye, and after the server has listed a client last."""
+    """For which the server has listed nobody, after a client has left. Not from the goodbye: a
+    server that stood still handles it when it goes on."""
     quarantine_s: float = 40.0
     """After a client may have vanished without one."""
     wedged_retry_s: float = 300.0
@@ -64,8 +65,12 @@ class ServerRecord:
     """We left in the middle of an offer, of which the server's list knows nothing yet."""
     wedged_at: float | None = None
     """When it failed to answer an offer."""
-    seen_in_use_at: float | None = None
     in_use_since: float | None = None
+    """Since when it was seen to list a client, without a break; None if it does not."""
+    free_since: float | None = None
+    """Since when it was seen to list none, without a break."""
+    lingered: bool = False
+    """A client was listed for longer than the goodbye of ours would have needed."""
 
     def begin_offer(self) -> None:
         """An offer leaves."""
@@ -92,60 +97,53 @@ class ServerRecord:
         if self.phase is not Phase.IDLE:
             self.abandoned = self.phase is Phase.OFFERED
             self.left_at = now
+            self.lingered = False
+            self.in_use_since = self.free_since = None
             self.phase = Phase.IDLE
 
     def forget(self) -> None:
         """The process is a new one, or has shown that it is well."""
-        self.left_at = self.wedged_at = self.seen_in_use_at = self.in_use_since = None
-        self.abandoned = False
+        self.left_at = self.wedged_at = self.in_use_since = self.free_since = None
+        self.abandoned = self.lingered = False
 
-    def before_asking(self, now: float, rules: QuarantineRules) -> float:
-        """Seconds for which it makes no sense to ask the server."""
-        if self.left_at is None:
-            return 0.0
-        return max(0.0, self.left_at + rules.settle_s - now)
+    def note(self, answer: ServerAnswer, now: float, rules: QuarantineRules) -> None:
+        """The server was asked, and this is what it said."""
+        if answer is ServerAnswer.GONE:
+            self.forget()
+        if answer is ServerAnswer.IN_USE:
+            self.in_use_since = now if self.in_use_since is None else self.in_use_since
+            self.lingered |= now - self.in_use_since >= rules.settle_s
+        else:
+            self.in_use_since = None
+        if answer is ServerAnswer.FREE:
+            self.free_since = now if self.free_since is None else self.free_since
+        else:
+            self.free_since = None
 
     def judge(self, answer: ServerAnswer, now: float, rules: QuarantineRules) -> Verdict:
-        """What the server's answer means for an offer with prompts.
+        """What an answer that was noted means for an offer with prompts.
 
         Args:
             answer: FREE, IN_USE or UNTOLD.
         """
-        if answer is ServerAnswer.IN_USE:
-            self.seen_in_use_at = now
-            self.in_use_since = now if self.in_use_since is None else self.in_use_since
         if self.wedged_at is not None:
             remaining_s = self.wedged_at + rules.wedged_retry_s - now
             if remaining_s > 0:
                 return Verdict(min(remaining_s, rules.probe_interval_s), _wedged(remaining_s))
+        quarantine_s = 0.0
+        if self.left_at is not None:
+            quarantine_s = max(0.0, self.left_at + rules.quarantine_s - now)
         if answer is ServerAnswer.IN_USE:
-            assert self.in_use_since is not None
-            if now - self.in_use_since < rules.settle_s:
-                return Verdict(min(rules.settle_s, rules.probe_interval_s) / 4)
-            if self.left_at is None:
-                return Verdict(rules.probe_interval_s, _busy())
-            return Verdict(rules.probe_interval_s, _quarantined(self._quarantine_s(now, rules)))
-        remaining_s = self._quarantine_s(now, rules) if self._vanished(answer, rules) else 0.0
-        if remaining_s > 0:
-            return Verdict(min(remaining_s, rules.probe_interval_s), _quarantined(remaining_s))
-        if self.seen_in_use_at is not None:
-            return Verdict(max(0.0, self.seen_in_use_at + rules.settle_s - now))
+            if not self.lingered:
+                return Verdict(rules.settle_s / 4)
+            reason = _quarantined(quarantine_s) if quarantine_s else _busy()
+            return Verdict(rules.probe_interval_s, reason)
+        unclean = self.abandoned or self.lingered or answer is ServerAnswer.UNTOLD
+        if quarantine_s and unclean:
+            return Verdict(min(quarantine_s, rules.probe_interval_s), _quarantined(quarantine_s))
+        if self.free_since is not None and (quarantine_s or self.lingered):
+            return Verdict(max(0.0, self.free_since + rules.settle_s - now))
         return Verdict(0.0)
-
-    def _vanished(self, answer: ServerAnswer, rules: QuarantineRules) -> bool:
-        """Whether our last client there may have gone without its goodbye getting through."""
-        if self.left_at is None:
-            return False
-        lingered = (
-            self.seen_in_use_at is not None
-            and self.in_use_since is not None
-            and self.seen_in_use_at - self.in_use_since >= rules.settle_s
-        )
-        return self.abandoned or lingered or answer is ServerAnswer.UNTOLD
-
-    def _quarantine_s(self, now: float, rules: QuarantineRules) -> float:
-        assert self.left_at is not None
-        return max(0.0, self.left_at + rules.quarantine_s - now)
 
 
 def _wedged(remaining_s: float) -> ProcessingError:

@@ -24,38 +24,55 @@ def left(at: float = 100.0) -> ServerRecord:
     return record
 
 
-def test_an_unknown_server_that_is_free_is_asked_at_once() -> None:
+def ask(record: ServerRecord, answer: ServerAnswer, now: float) -> Verdict:
+    record.note(answer, now, RULES)
+    return record.judge(answer, now, RULES)
+
+
+@pytest.mark.parametrize("answer", [FREE, UNTOLD])
+def test_an_unknown_server_is_given_prompts_at_once(answer: ServerAnswer) -> None:
     """The first session waits for nothing."""
-    record = ServerRecord()
-    assert record.before_asking(5.0, RULES) == 0
-    assert record.judge(FREE, 5.0, RULES).wait_s == 0
-    assert record.judge(UNTOLD, 5.0, RULES).wait_s == 0
+    assert ask(ServerRecord(), answer, 5.0).wait_s == 0
 
 
 def test_a_goodbye_that_got_through_costs_one_second() -> None:
-    """From our close, once the server lists nobody."""
+    """From when the server was first seen to list nobody."""
     record = left(100.0)
-    assert record.before_asking(100.2, RULES) == pytest.approx(0.8)
-    assert record.before_asking(101.0, RULES) == 0
-    assert record.judge(FREE, 101.0, RULES).wait_s == 0
+    assert ask(record, FREE, 100.02).wait_s == pytest.approx(1.0)
+    assert ask(record, FREE, 100.52).wait_s == pytest.approx(0.5)
+    assert ask(record, FREE, 101.02).wait_s == 0
+
+
+def test_a_server_that_stood_still_gets_its_second_too() -> None:
+    """It handles the goodbye when it goes on, however long ago that was sent."""
+    record = left(100.0)
+    record.note(ServerAnswer.SILENT, 103.0, RULES)
+    assert ask(record, FREE, 105.0).wait_s == pytest.approx(1.0)
+    record.note(ServerAnswer.SILENT, 105.5, RULES)
+    assert ask(record, FREE, 106.0).wait_s == pytest.approx(1.0)
+    assert ask(record, FREE, 107.0).wait_s == 0
+
+
+def test_a_server_that_was_left_long_ago_costs_nothing() -> None:
+    """After the quarantine an empty list is enough."""
+    assert ask(left(100.0), FREE, 140.0).wait_s == 0
 
 
 def test_a_client_that_is_listed_a_moment_longer_is_waited_for() -> None:
-    """Then a second from when it was listed last."""
+    """Then a second from when it was gone."""
     record = left(100.0)
-    assert record.judge(IN_USE, 101.0, RULES).wait_s > 0
-    assert record.judge(FREE, 101.25, RULES).wait_s == pytest.approx(0.75)
-    assert record.judge(FREE, 102.0, RULES).wait_s == 0
+    assert 0 < ask(record, IN_USE, 100.01).wait_s < 0.5
+    assert ask(record, FREE, 100.26).wait_s == pytest.approx(1.0)
+    assert ask(record, FREE, 101.26).wait_s == 0
 
 
 def test_a_client_that_stays_listed_was_left_uncleanly() -> None:
     """The whole quarantine, even if the list empties before."""
     record = left(100.0)
-    record.judge(IN_USE, 101.0, RULES)
-    verdict = record.judge(IN_USE, 102.0, RULES)
-    assert code(verdict) == "comfystream_quarantined"
-    assert code(record.judge(FREE, 130.0, RULES)) == "comfystream_quarantined"
-    assert record.judge(FREE, 140.0, RULES).wait_s == 0
+    ask(record, IN_USE, 100.0)
+    assert code(ask(record, IN_USE, 101.0)) == "comfystream_quarantined"
+    assert code(ask(record, FREE, 130.0)) == "comfystream_quarantined"
+    assert ask(record, FREE, 140.0).wait_s == 0
 
 
 def test_an_offer_that_was_broken_off_is_an_unclean_end() -> None:
@@ -63,24 +80,24 @@ def test_an_offer_that_was_broken_off_is_an_unclean_end() -> None:
     record = ServerRecord()
     record.begin_offer()
     record.leave(100.0)
-    assert code(record.judge(FREE, 101.0, RULES)) == "comfystream_quarantined"
-    assert record.judge(FREE, 140.0, RULES).wait_s == 0
+    assert code(ask(record, FREE, 101.0)) == "comfystream_quarantined"
+    assert ask(record, FREE, 140.0).wait_s == 0
 
 
 def test_without_the_server_s_list_no_goodbye_is_believed() -> None:
     """A proxy without the route: the quarantine is all there is."""
     record = left(100.0)
-    assert code(record.judge(UNTOLD, 101.0, RULES)) == "comfystream_quarantined"
-    assert record.judge(UNTOLD, 140.0, RULES).wait_s == 0
+    assert code(ask(record, UNTOLD, 101.0)) == "comfystream_quarantined"
+    assert ask(record, UNTOLD, 140.0).wait_s == 0
 
 
 def test_somebody_else_s_client_is_waited_for_without_end() -> None:
     """And a second more after it has gone."""
     record = ServerRecord()
-    record.judge(IN_USE, 10.0, RULES)
-    assert code(record.judge(IN_USE, 500.0, RULES)) == "comfystream_busy"
-    assert record.judge(FREE, 500.5, RULES).wait_s == pytest.approx(0.5)
-    assert record.judge(FREE, 501.0, RULES).wait_s == 0
+    assert ask(record, IN_USE, 10.0).reason is None
+    assert code(ask(record, IN_USE, 500.0)) == "comfystream_busy"
+    assert ask(record, FREE, 500.5).wait_s == pytest.approx(1.0)
+    assert ask(record, FREE, 501.5).wait_s == 0
 
 
 def test_a_server_that_did_not_answer_is_asked_rarely() -> None:
@@ -88,9 +105,9 @@ def test_a_server_that_did_not_answer_is_asked_rarely() -> None:
     record = ServerRecord()
     record.begin_offer()
     record.unanswered(100.0)
-    assert code(record.judge(FREE, 150.0, RULES)) == "comfystream_wedged"
-    assert code(record.judge(FREE, 399.0, RULES)) == "comfystream_wedged"
-    assert record.judge(FREE, 400.0, RULES).wait_s == 0
+    assert code(ask(record, FREE, 150.0)) == "comfystream_wedged"
+    assert code(ask(record, FREE, 399.0)) == "comfystream_wedged"
+    assert ask(record, FREE, 400.0).wait_s == 0
 
 
 @pytest.mark.parametrize("how", ["answered", "refused", "forget"])
@@ -99,8 +116,15 @@ def test_what_shows_that_the_server_is_well_ends_all_waiting(how: str) -> None:
     record = left(100.0)
     record.unanswered(100.0)
     getattr(record, how)()
-    assert record.judge(FREE, 100.0, RULES).wait_s == 0
-    assert record.before_asking(100.0, RULES) == 0
+    assert ask(record, FREE, 100.0).wait_s == 0
+
+
+def test_a_refused_connection_means_a_new_process() -> None:
+    """Nothing that the old one held is waited for."""
+    record = left(100.0)
+    record.unanswered(100.0)
+    record.note(ServerAnswer.GONE, 101.0, RULES)
+    assert ask(record, FREE, 102.0).wait_s == 0
 
 
 def test_leaving_twice_is_leaving_once() -> None:

@@ -1,0 +1,140 @@
+"""A session under way, and somebody who watches its output, for tests that then break things."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+from demo.live_publisher import publish_live
+from demo.test_pattern import PatternOptions, generate
+from tests.e2e.stack import SeenFrame, Stack, Viewer, in_background, running_stack
+
+FPS = 20
+QUICK: dict[str, Any] = {
+    "media_timeout_s": 1.0,
+    "reconnect_first_wait_s": 0.2,
+    "reconnect_longest_wait_s": 0.4,
+    "quarantine_s": 3.0,
+    "segment_seconds": 0.5,
+}
+"""Settings with which a test has little to wait for."""
+SHORT_CONSENT = ("--consent-interval", "0.25", "--consent-failures", "3")
+"""A stand-in that misses a vanished client after about a second."""
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Scene:
+    """The session, its surroundings, and what was seen of it."""
+
+    stack: Stack
+    session_id: str
+    viewer: Viewer
+    options: PatternOptions
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    async def status(self) -> dict[str, Any]:
+        return await self.stack.status(self.session_id)
+
+    async def wait_status(self, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        return await self.stack.wait_for_status(self.session_id, lambda s: bool(condition(s)))
+
+    async def wait_processing(self, condition: Callable[[dict[str, Any]], object]) -> None:
+        await self.wait_status(lambda s: condition(s["processing"]))
+
+    async def wait_processed(self, count: int = 10) -> None:
+        """Return when so many more processed frames were seen from now on, in a row."""
+        start = len(self.viewer.frames)
+        await self.viewer.wait_for(
+            lambda v: len(v.frames) >= start + count and all(f.inverted for f in v.frames[-count:])
+        )
+
+    async def wait_unprocessed(self, count: int = 5) -> None:
+        """Return when so many more frames were seen as the source sent them, in a row."""
+        start = len(self.viewer.frames)
+        await self.viewer.wait_for(
+            lambda v: (
+                len(v.frames) >= start + count and not any(f.inverted for f in v.frames[-count:])
+            )
+        )
+
+    def frames_since(self, moment: float) -> list[SeenFrame]:
+        return [frame for frame in self.viewer.frames if frame.seen_at >= moment]
+
+    def longest_freeze_s(self, since: float) -> float:
+        """The longest time for which the viewer's picture stood."""
+        seen = [since, *(frame.seen_at for frame in self.frames_since(since)), time.monotonic()]
+        return max(later - earlier for earlier, later in pairwise(seen))
+
+    def assert_time_rises(self) -> None:
+        """Every frame once, each later than the one before, with its own time."""
+        numbers = [frame.number for frame in self.viewer.frames]
+        assert None not in numbers, "a picture can't be read"
+        pts = [frame.pts for frame in self.viewer.frames]
+        assert all(earlier < later for earlier, later in pairwise(pts))
+        wrong = [
+            (frame.number, frame.pts - self.options.pts(frame.number))
+            for frame in self.viewer.frames
+            if frame.number is not None
+            and not frame.inverted
+            and frame.pts != self.options.pts(frame.number)
+        ]
+        assert wrong == [], "source frames with a time that is not theirs"
+
+    def assert_sound_is_whole(self) -> None:
+        """The sound goes on without a gap or a repeat, whatever the pictures did."""
+        steps = {later.pts - earlier.pts for earlier, later in pairwise(self.viewer.audio)}
+        assert len(self.viewer.audio) > 20
+        # An AAC frame is 1024 samples: 1920 ticks at 48 kHz, rounded either way.
+        assert steps <= {1919, 1920, 1921}, sorted(steps)
+
+
+@asynccontextmanager
+async def scene(
+    *standin: str,
+    request: dict[str, Any] | None = None,
+    audio: bool = False,
+    warm: bool = True,
+    **settings: Any,
+) -> AsyncIterator[Scene]:
+    """A session with the inverting workflow on a live source of 20 frames a second.
+
+    Args:
+        standin: the stand-in's arguments.
+        request: more of the start request.
+        warm: wait until processed frames are seen.
+        settings: the relay's, over `QUICK`.
+    """
+    options = PatternOptions(width=256, height=256, fps=Fraction(FPS), plain=True, audio=audio)
+    async with AsyncExitStack() as exit_stack:
+        enter = exit_stack.enter_async_context
+        stack = await enter(running_stack(*standin, **{**QUICK, **settings}))
+        await enter(in_background(publish_live(stack.channel("camera"), generate(options))))
+        size = {"width": 256, "height": 256}
+        session_id = await stack.start("camera", **{**size, **(request or {})})
+        viewer = Viewer()
+        await enter(in_background(viewer.watch(stack.channel("camera-processed"))))
+        found = Scene(stack, session_id, viewer, options)
+        if warm:
+            await found.wait_processed()
+        yield found
+        await stack.call("DELETE", f"/session/{session_id}")
+
+
+async def for_a_while(seconds: float) -> None:
+    """Let live media flow: what a test is about may take time to show, or not to."""
+    await asyncio.sleep(seconds)
