@@ -31,7 +31,7 @@ from relay.processor import ProcessedUnit, SoundExchange
 from relay.queues import MediaQueue, QueueClosed
 from relay.session_config import SessionConfig
 from relay.session_health import LATE_S
-from relay.tasks import run_beside
+from relay.tasks import cancel_and_wait, run_beside
 from relay.webrtc_client import WebRTCClient, WebRTCOptions
 from relay.workflow_watch import WorkflowWatch
 
@@ -198,23 +198,34 @@ class ComfyStreamProcessor:
     async def _process_once(self, frames: MediaQueue[DecodedFrame]) -> None:
         self.attempts += 1
         self._set_link_state(LinkState.CONNECTING)
-        client = None
         try:
             async with self._limited():
                 if self._lease is not None:
                     await _discarding(frames, self._lease.wait_until_safe())
                 client = self._client = self._new_client()
-                await _discarding(frames, client.connect(frames, self._fallback.take_processed))
-            self.connections += 1
-            self.last_error = None
-            self._set_link_state(LinkState.CONNECTED)
-            await self._stay_connected(client)
-        finally:
-            if client is not None:
+                await self._connect(client, frames)
+            try:
+                self.connections += 1
+                self.last_error = None
+                self._set_link_state(LinkState.CONNECTED)
+                await self._stay_connected(client)
+            finally:
                 await client.aclose()
+        finally:
             if self._lease is not None:
                 self._lease.leave()
                 await self._lease.confirm_left()
+
+    async def _connect(self, client: WebRTCClient, frames: MediaQueue[DecodedFrame]) -> None:
+        """Connect, or leave nothing behind, or leave it to the lease."""
+        connecting = asyncio.ensure_future(client.connect(frames, self._fallback.take_processed))
+        try:
+            await _discarding(frames, _result_of(connecting))
+        except BaseException:
+            if self._lease is None or not self._lease.part_later(connecting, client.aclose):
+                await cancel_and_wait([connecting])
+                await client.aclose()
+            raise
 
     @contextlib.asynccontextmanager
     async def _limited(self) -> AsyncIterator[None]:
@@ -315,6 +326,11 @@ class ComfyStreamProcessor:
         if state is not self.link_state:
             self.link_state = state
             self._on_change()
+
+
+async def _result_of(future: asyncio.Future[None]) -> None:
+    """Wait for it; a cancel leaves it running."""
+    await asyncio.shield(future)
 
 
 async def _discarding(frames: MediaQueue[DecodedFrame], waiting_for: Any) -> None:

@@ -127,6 +127,7 @@ class PipelineResources:
 
     async def aclose(self) -> None:
         """Close them, once every session has ended."""
+        await self.leases.aclose()
         await self.http.close()
         self.codecs.close()
 

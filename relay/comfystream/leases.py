@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import aiohttp
@@ -20,6 +20,7 @@ from relay.comfystream.quarantine import Phase, QuarantineRules, ServerRecord
 from relay.comfystream.server_address import server_key
 from relay.comfystream.server_probe import Probe, ServerAnswer, probe_server
 from relay.errors import ProcessingError, RequestError
+from relay.tasks import cancel_and_wait
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +57,7 @@ class ServerLeases:
         self._save = save
         self._holders: dict[str, str] = {}
         self._records: dict[str, ServerRecord] = {}
+        self._partings: dict[str, asyncio.Task[None]] = {}
         self._restore(saved or {})
 
     def acquire(self, base_url: str, session_id: str) -> ServerLease:
@@ -81,6 +83,23 @@ class ServerLeases:
         self._holders.pop(key, None)
         self.save()
 
+    def parting(self, key: str) -> asyncio.Task[None] | None:
+        """What still goes on at a server for a session that has ended."""
+        return self._partings.get(key)
+
+    def begin_parting(self, key: str, parting: Coroutine[Any, Any, None]) -> None:
+        """Called by the lease."""
+        task = asyncio.create_task(parting, name=f"parting-{key}")
+        self._partings[key] = task
+        task.add_done_callback(lambda _: self._partings.pop(key, None))
+
+    async def aclose(self, *, timeout_s: float = 0.5) -> None:
+        """Let partings come to their end, but not for long. Idempotent."""
+        partings = set(self._partings.values())
+        if partings:
+            await asyncio.wait(partings, timeout=timeout_s)
+            await cancel_and_wait(partings)
+
     def save(self) -> None:
         """Tell the next process, before it matters."""
         now, wall_now = self.clock(), self._wall_clock()
@@ -99,7 +118,8 @@ class ServerLeases:
 
     def _forget_old(self, now: float) -> None:
         longest_s = max(self.rules.quarantine_s, self.rules.wedged_retry_s)
-        for key in [key for key in self._records if key not in self._holders]:
+        in_use = self._holders.keys() | self._partings.keys()
+        for key in self._records.keys() - in_use:
             record = self._records[key]
             last_at = max(record.left_at or -math.inf, record.wedged_at or -math.inf)
             if last_at + longest_s < now:
@@ -150,6 +170,9 @@ class ServerLease:
         leases, record = self._leases, self._record
         rules = leases.rules
         try:
+            if (parting := leases.parting(self._key)) is not None:
+                self._wait_for(_parting())
+                await asyncio.wait([parting])
             while True:
                 probe = await self._ask(rules.probe_timeout_s)
                 if (error := probe.error()) is not None:
@@ -195,6 +218,42 @@ class ServerLease:
 
     def leave(self) -> None:
         """What we had on the server is closed, as far as we can close it. Idempotent."""
+        if self._leases.parting(self._key) is None:
+            self._leave()
+
+    def part_later(
+        self, connecting: asyncio.Future[None], close: Callable[[], Awaitable[None]]
+    ) -> bool:
+        """Leave in the middle of an offer: a server that is not told goodbye holds on to a client
+        that never came for about a minute, so the connection is brought about and then closed,
+        without the session.
+
+        Args:
+            connecting: ends with the connection, or an error, in limited time.
+            close: says goodbye.
+
+        Returns:
+            Whether there is anything to wait for; if not, both are still the caller's.
+        """
+        if connecting.done() or self._record.phase is Phase.IDLE:
+            return False
+        self._leases.begin_parting(self._key, self._part(connecting, close))
+        return True
+
+    async def _part(
+        self, connecting: asyncio.Future[None], close: Callable[[], Awaitable[None]]
+    ) -> None:
+        try:
+            await connecting
+        except ProcessingError as error:
+            log.info("comfystream.parting_failed", code=error.code, error=error.message)
+        finally:
+            connecting.cancel()
+            await close()
+            self._leave()
+        await self.confirm_left()
+
+    def _leave(self) -> None:
         self._record.leave(self._leases.clock())
         self._leases.save()
 
@@ -218,3 +277,11 @@ class ServerLease:
         self.waiting = reason
         if reason is not None and reason.code != known:
             log.warning("comfystream.waiting", code=reason.code, error=reason.message)
+
+
+def _parting() -> ProcessingError:
+    return ProcessingError(
+        "ComfyStream still loads the workflow of a session that has ended; an offer now might hang"
+        " it: waiting until that is over",
+        code="comfystream_quarantined",
+    )

@@ -17,6 +17,7 @@ import pytest
 
 from demo.live_publisher import publish_live
 from demo.test_pattern import PatternOptions, generate
+from relay.journal import Journal
 from relay.trickle.server import TrickleServer
 from tests.e2e.stack import DEADLINE_S, INVERT, Stack, in_background, running_stack
 from tests.faults.scene import QUICK, SHORT_CONSENT, for_a_while, free_port, scene
@@ -89,20 +90,37 @@ async def test_twenty_starts_and_stops_in_quick_succession_hang_nothing() -> Non
             assert len(ended["sessions"]) == 20
 
 
-async def test_an_offer_that_was_broken_off_quarantines_the_server() -> None:
-    """A session stopped while its workflow loads: the next one waits, and says so."""
-    async with running_stack(
-        "--offer-delay-s", "1", *SHORT_CONSENT, **{**QUICK, "quarantine_s": 4.0}
-    ) as stack:
+async def test_an_offer_that_was_broken_off_is_brought_to_its_end_first() -> None:
+    """A session stopped while its workflow loads: DELETE is quick, the next session waits and says
+    so, and the server is told goodbye before it is asked again."""
+    async with running_stack("--offer-delay-s", "1.5", **QUICK) as stack:
         async with in_background(publish_live(stack.channel("camera"), generate(SOURCE))):
             first = await stack.start("camera", width=256, height=256)
             await stack.comfystream.wait_state(lambda state: state["offers"] == 1)
-            await stack.call("DELETE", f"/session/{first}")
             await stack.comfystream.clear_faults()
+            await stack.call("DELETE", f"/session/{first}")
             second = await stack.start("camera", width=256, height=256)
             status = await stack.wait_for_status(second, lambda s: s["processing"]["error_code"])
             assert status["processing"]["error_code"] == "comfystream_quarantined"
-            assert (await stack.comfystream.state())["offers"] == 1
+            third = await start_anyway(stack, "other")
+            assert third[1]["code"] == "comfystream_busy"
+            await stack.wait_for_status(second, lambda s: s["processing"]["frames_processed"] > 5)
+            state = await stack.comfystream.state()
+            assert (state["offers"], state["last_close_clean"]) == (2, True)
+            await assert_never_endangered(stack.comfystream)
+
+
+async def test_the_end_of_the_relay_does_not_wait_for_a_workflow_to_load(tmp_path: Path) -> None:
+    """Shut down in the middle of an offer: in time, and the journal knows."""
+    began = 0.0
+    async with running_stack("--offer-delay-s", "30", state_dir=tmp_path, **QUICK) as stack:
+        async with in_background(publish_live(stack.channel("camera"), generate(SOURCE))):
+            await stack.start("camera", width=256, height=256)
+            await stack.comfystream.wait_state(lambda state: state["offers"] == 1)
+        began = time.monotonic()
+    assert time.monotonic() - began < 4.0
+    [entry] = Journal(tmp_path).read("servers").values()
+    assert entry["abandoned"]
 
 
 async def test_somebody_else_s_client_on_the_server_is_respected() -> None:
