@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
-from relay.media.access_unit import AccessUnit, DecodedFrame
+from relay.media.access_unit import AccessUnit, DecodedFrame, RepeatPicture
 from relay.media.picture import copy_of
 from relay.processor import ProcessedUnit
 from relay.session_config import FallbackMode
@@ -120,6 +120,8 @@ class Fallback:
     def _stand_in(self, frame: DecodedFrame) -> ProcessedUnit | None:
         if self.mode is FallbackMode.PASSTHROUGH:
             return DecodedFrame(copy_of(frame.frame), frame.pts, frame.arrived_at)
+        if self.frames_processed:
+            return RepeatPicture(frame.pts, frame.arrived_at)
         return None
 
     def _is_late(self, unit: ProcessedUnit) -> bool:

@@ -4,6 +4,7 @@ and the server is never asked in a way that hangs it."""
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -215,6 +216,20 @@ async def test_without_a_fallback_the_picture_stands() -> None:
         await found.wait_processed()
         assert all(frame.inverted for frame in found.viewer.frames)
         assert (await found.status())["processing"]["frames_fallback"] == 0
+
+
+async def test_with_repeat_the_last_processed_picture_stays_and_time_goes_on() -> None:
+    """`repeat`: the same picture under new times, nothing unprocessed, until frames come again."""
+    async with scene(request={"fallback": "repeat"}) as found:
+        await found.stack.comfystream.set_faults(frozen=True)
+        await found.wait_processing(lambda p: p["frames_fallback"] > 10)
+        await found.stack.comfystream.clear_faults()
+        await found.wait_processing(lambda p: not p["fallback_active"])
+        await found.wait_processed(20)
+        frames = found.viewer.frames
+        assert all(frame.inverted for frame in frames)
+        assert all(a.pts < b.pts for a, b in pairwise(frames))
+        assert any(a.number == b.number for a, b in pairwise(frames))
 
 
 async def test_a_warm_server_shows_no_unprocessed_frame() -> None:

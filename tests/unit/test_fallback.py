@@ -6,7 +6,13 @@ import av
 import pytest
 
 from relay.fallback import Fallback
-from relay.media.access_unit import AccessUnit, DecodedFrame, ElementaryStream, MediaKind
+from relay.media.access_unit import (
+    AccessUnit,
+    DecodedFrame,
+    ElementaryStream,
+    MediaKind,
+    RepeatPicture,
+)
 from relay.processor import ProcessedUnit
 from relay.session_config import FallbackMode
 
@@ -144,6 +150,18 @@ def test_before_anything_was_processed_only_passthrough_shows_something(
     scene.run(5, answering=False)
     assert scene.shown == []
     assert not scene.fallback.active
+
+
+def test_the_last_processed_picture_is_repeated_under_the_source_s_time() -> None:
+    """Once a frame, from the grace on, until something comes back."""
+    scene = Scene(FallbackMode.REPEAT)
+    scene.run(1, answering=True)
+    scene.run(2, answering=False)
+    repeats = [unit for unit in scene.shown if isinstance(unit, RepeatPicture)]
+    assert len(repeats) == scene.fallback.frames_fallback >= 28
+    assert repeats[-1].pts == scene.frames[-1].pts
+    scene.answer(scene.frame())
+    assert isinstance(scene.shown[-1], AccessUnit)
 
 
 def test_with_none_every_answer_is_shown_however_late() -> None:
