@@ -69,5 +69,9 @@ class SessionConfig:
     audio_codec: AudioCodec = AudioCodec.AAC
     sends_audio: bool = False
     """The workflow takes sound, wherever the output's comes from."""
+    control_url: str | None = None
+    """The trickle channel that changes of the session come on; None for none."""
+    data_url: str | None = None
+    """The trickle channel that ComfyStream's text goes out on; None for none."""
     warnings: tuple[str, ...] = ()
     """What was understood differently than it may have been meant; shown in the status."""
