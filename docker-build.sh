@@ -3,10 +3,10 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-# RELAY_* and TWILIO_* lines of .env count unless the environment says otherwise, as for docker-compose.
+# RELAY_*, TWILIO_*, ORCH_* and CAPABILITY_* lines of .env count unless the environment says otherwise, as for docker-compose.
 if [ -f .env ]; then
   while IFS= read -r line || [ -n "$line" ]; do
-    if [[ ${line%$'\r'} =~ ^((RELAY|TWILIO)_[A-Z0-9_]+)=(.*)$ ]]; then
+    if [[ ${line%$'\r'} =~ ^((RELAY|TWILIO|ORCH|CAPABILITY)_[A-Z0-9_]+)=(.*)$ ]]; then
       key=${BASH_REMATCH[1]} value=${BASH_REMATCH[3]}
       if [[ $value =~ ^\"(.*)\"$ || $value =~ ^\'(.*)\'$ ]]; then value=${BASH_REMATCH[1]}; fi
       if [ -z "${!key+set}" ]; then export "$key=$value"; fi
@@ -32,8 +32,9 @@ usage: ./docker-build.sh COMMAND
   compose-up     docker-compose up -d
   compose-down   docker-compose down
 
-RELAY_IMAGE, RELAY_CONTAINER and RELAY_PORT change the names above. Every RELAY_* and TWILIO_*
-variable that is set, in the environment or in .env, goes into the container.
+RELAY_IMAGE, RELAY_CONTAINER and RELAY_PORT change the names above. Every RELAY_*, TWILIO_*,
+ORCH_* and CAPABILITY_* variable that is set, in the environment or in .env, goes into the
+container.
 TEXT
 }
 
@@ -54,7 +55,7 @@ run() {
     case "$key" in
       RELAY_IMAGE | RELAY_CONTAINER) ;;
       # By name: a value on the command line would show in the list of processes.
-      RELAY_* | TWILIO_*) settings+=(--env "$key") ;;
+      RELAY_* | TWILIO_* | ORCH_* | CAPABILITY_*) settings+=(--env "$key") ;;
     esac
   done < <(compgen -e)
   docker run --detach --name "$name" --init --read-only --tmpfs /tmp --restart unless-stopped \

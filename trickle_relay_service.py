@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parser().parse_args(arguments)
     flags = {"host": options.host, "port": options.port, "log_level": options.log_level}
+    flags |= {"warm_pipeline": options.warm_pipeline or None}
     try:
         loaded = load_settings(flags)
         if options.print_config:
@@ -187,6 +188,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", help="address to listen on (0.0.0.0)")
     parser.add_argument("--port", help="port to listen on (8890)")
     parser.add_argument("--log-level", help="DEBUG, INFO, WARNING, ERROR or CRITICAL (INFO)")
+    parser.add_argument(
+        "--warm-pipeline",
+        action="store_true",
+        help="let the ComfyStream servers load their models before the first session",
+    )
     parser.add_argument(
         "--print-config", action="store_true", help="show every setting and its origin, and exit"
     )

@@ -22,6 +22,7 @@ from relay.config_values import (
     Ports,
     Seconds,
     ServerUrl,
+    ServerUrls,
     Size,
     Token,
 )
@@ -32,8 +33,18 @@ PREFIX = "RELAY_"
 OWN_NAMES = {
     "twilio_account_sid": "TWILIO_ACCOUNT_SID",
     "twilio_auth_token": "TWILIO_AUTH_TOKEN",
+    "orch_url": "ORCH_URL",
+    "orch_secret": "ORCH_SECRET",
+    "orch_tls_insecure": "ORCH_TLS_INSECURE",
+    "capability_name": "CAPABILITY_NAME",
+    "capability_description": "CAPABILITY_DESCRIPTION",
+    "capability_url": "CAPABILITY_URL",
+    "capability_capacity": "CAPABILITY_CAPACITY",
+    "capability_price_per_unit": "CAPABILITY_PRICE_PER_UNIT",
+    "capability_price_scaling": "CAPABILITY_PRICE_SCALING",
+    "capability_currency": "CAPABILITY_CURRENCY",
 }
-"""Settings whose variable has a name that others gave it, ComfyStream among them."""
+"""Settings whose variable has a name that others gave it: ComfyStream, pytrickle."""
 
 
 class LogLevel(StrEnum):
@@ -95,6 +106,16 @@ class Settings(BaseSettings):
     comfystream_url: ServerUrl = Field(
         "http://localhost:8889",
         description="ComfyStream server of sessions that name none.",
+    )
+    comfystream_urls: ServerUrls = Field(
+        (),
+        description="Several ComfyStream servers, separated by commas: each session that names"
+        " none gets one that is free. Goes before `RELAY_COMFYSTREAM_URL`.",
+    )
+    warm_pipeline: bool = Field(
+        False,
+        description="At the start, let the servers above load and run the text workflow, or"
+        " without one the default workflow, so that the first session need not wait for it.",
     )
     width: Size = Field(512, description="Picture width of sessions that name none; even, pixels.")
     height: Size = Field(
@@ -222,6 +243,36 @@ class Settings(BaseSettings):
     twilio_api_url: ServerUrl = Field(
         "https://api.twilio.com", description="Where Twilio is asked for TURN credentials."
     )
+    orch_url: ServerUrl | None = Field(
+        None,
+        description="Livepeer orchestrator to register with, together with its secret and the"
+        " address below.",
+    )
+    orch_secret: SecretStr | None = Field(None, description="The orchestrator's secret.")
+    orch_tls_insecure: bool = Field(
+        False, description="Accept any certificate of the orchestrator; many sign their own."
+    )
+    capability_name: str = Field(
+        "comfystream", min_length=1, description="What is registered, and what clients ask for."
+    )
+    capability_description: str = Field(
+        "Live video through ComfyUI workflows", description="In words."
+    )
+    capability_url: ServerUrl | None = Field(
+        None, description="The relay's own address, as the orchestrator reaches it."
+    )
+    capability_capacity: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="Most streams at a time that the orchestrator is told of. 0: as many as there"
+        " are ComfyStream servers, or `RELAY_MAX_SESSIONS` if that is less.",
+    )
+    capability_price_per_unit: int = Field(0, ge=0, description="Price of a unit.")
+    capability_price_scaling: int = Field(1, ge=1, description="Units that the price is for.")
+    capability_currency: str = Field(
+        "", description="Of the price, one that the orchestrator can convert; none: its own."
+    )
     early_delimiter: bool = Field(
         True,
         description="Announce the next frame at once, so that ComfyStream decodes a frame"
@@ -287,6 +338,15 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_registration(self) -> Settings:
+        if self.orch_url and not (self.orch_secret and self.capability_url):
+            raise ValueError(
+                "ORCH_URL registers with an orchestrator, which takes ORCH_SECRET and"
+                " CAPABILITY_URL as well: set them, or none of the three"
+            )
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -306,7 +366,14 @@ def variable_name(setting: str) -> str:
     return OWN_NAMES.get(setting) or PREFIX + setting.upper()
 
 
+def servers(settings: Settings) -> tuple[str, ...]:
+    """The ComfyStream servers that the operator named."""
+    return settings.comfystream_urls or (settings.comfystream_url,)
+
+
 def host_rules(settings: Settings) -> HostRules:
     """Where sessions may make the relay connect to; servers the operator named count in."""
     twilio = [settings.twilio_api_url] if settings.twilio_account_sid else []
-    return HostRules(settings.allowed_hosts, own=[settings.comfystream_url, *twilio])
+    return HostRules(
+        settings.allowed_hosts, own=[*servers(settings), settings.comfystream_url, *twilio]
+    )

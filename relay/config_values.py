@@ -127,6 +127,7 @@ Size = Annotated[int, Field(ge=SMALLEST_SIZE, le=LARGEST_SIZE), AfterValidator(_
 Capacity = Annotated[int, Field(ge=1, le=10_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 ServerUrl = Annotated[str, AfterValidator(check_server_url)]
+ServerUrls = Annotated[tuple[ServerUrl, ...], NoDecode, BeforeValidator(split_list)]
 Origins = Annotated[
     tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(split_list)
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
 from relay.comfystream_processor import ComfyStreamProcessor, LinkState
-from relay.errors import RelayError
+from relay.errors import ProcessingError, RelayError
 from relay.pipeline import Pipeline, PipelineResources
 from relay.redaction import mask_credentials
 from relay.session_config import SessionConfig
@@ -43,6 +44,8 @@ class Session:
         self.end_reason: EndReason | None = None
         self.error: RelayError | None = None
         """The first error that ended it."""
+        self.observers: list[Callable[[Session], None]] = []
+        """Called on the event loop when its state has changed, or an attempt to connect failed."""
         self._log = log.bind(session_id=self.session_id)
         server_sound = resources.make_server_sound(config)
         self._processor = ComfyStreamProcessor(
@@ -130,6 +133,11 @@ class Session:
             **self._pipeline.status(),
         }
 
+    @property
+    def problem(self) -> ProcessingError | None:
+        """What keeps its frames from being processed now."""
+        return None if self.state.final else self._processor.problem
+
     async def _run(self) -> None:
         structlog.contextvars.bind_contextvars(session_id=self.session_id)
         self._log.info(
@@ -194,6 +202,7 @@ class Session:
                 state = SessionState.RECONNECTING if was_connected else SessionState.STARTING
                 problem = self._processor.problem
                 self._set_state(state, problem.code if problem else "unknown")
+                self._tell_observers()
 
     def _set_state(self, state: SessionState, reason: str) -> None:
         if state is self.state:
@@ -202,6 +211,11 @@ class Session:
             raise AssertionError(f"no transition from {self.state} to {state}")
         self._log.info("session.state", old=self.state.value, new=state.value, reason=reason)
         self.state = state
+        self._tell_observers()
+
+    def _tell_observers(self) -> None:
+        for observer in self.observers:
+            observer(self)
 
 
 def _value(reason: EndReason | None) -> str:

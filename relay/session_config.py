@@ -50,13 +50,24 @@ class AudioCodec(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class StreamNames:
+    """What an orchestrator and its gateway call a stream; in what they are told of it."""
+
+    request_id: str
+    """The gateway's request; with some of them the stream's name."""
+    stream_id: str = ""
+    manifest_id: str = ""
+    model_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SessionConfig:
     """One session's request. Made by the HTTP border; nothing further in checks it again."""
 
     input_stream_url: str
     output_stream_url: str
     comfystream_url: str
-    """Without a trailing slash; may end in ``/live``."""
+    """Without a trailing slash; may end in ``/live``. Empty: any of the operator's pool."""
     prompts: list[dict[str, Any]] = field(default_factory=list)
     """API-format workflows, ready for ComfyStream; empty passes frames through."""
     width: int = 512
@@ -73,5 +84,13 @@ class SessionConfig:
     """The trickle channel that changes of the session come on; None for none."""
     data_url: str | None = None
     """The trickle channel that ComfyStream's text goes out on; None for none."""
+    channels_given: bool = False
+    """Somebody else made the channels, as an orchestrator does: none is waited for, or made."""
+    events_url: str | None = None
+    """The channel that is told how the session fares; none is."""
+    names: StreamNames | None = None
+    """Of a stream that an orchestrator started."""
+    params: dict[str, Any] = field(default_factory=dict)
+    """What that asked for, in its own words."""
     warnings: tuple[str, ...] = ()
     """What was understood differently than it may have been meant; shown in the status."""

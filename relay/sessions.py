@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import structlog
 
@@ -14,6 +16,7 @@ from relay.errors import BusyError, RequestError
 from relay.host_rules import HostNotAllowedError
 from relay.outbound_http import RuledResolver, open_http
 from relay.pipeline import PipelineResources
+from relay.server_choice import ServerChoice
 from relay.session import Session
 from relay.session_config import SessionConfig
 from relay.session_state import EndReason
@@ -23,6 +26,8 @@ log = structlog.get_logger(__name__)
 ENDED_KEPT = timedelta(minutes=10)
 """How long a session that has ended can still be asked why."""
 ENDED_MOST = 200
+_ADDRESSES = ("input_stream_url", "output_stream_url", "comfystream_url", "events_url")
+"""Fields of a session's configuration that hold addresses of the caller's."""
 
 
 class SessionManager:
@@ -35,6 +40,7 @@ class SessionManager:
         self._deleted: set[str] = set()
         self._resources: PipelineResources | None = None
         self._draining = False
+        self._servers: ServerChoice | None = None
 
     async def start(self) -> None:
         """Open what the sessions share."""
@@ -48,7 +54,9 @@ class SessionManager:
             tls_ca_file=self._settings.tls_ca_file,
             tls_insecure=self._settings.tls_insecure,
         )
-        self._resources = PipelineResources(self._settings, http)
+        self._resources = resources = PipelineResources(self._settings, http)
+        self._servers = ServerChoice(self._settings, resources.leases, http)
+        self._servers.start()
 
     def begin_drain(self) -> None:
         """Take no more sessions, from now on for good; those that run go on."""
@@ -75,6 +83,8 @@ class SessionManager:
         await asyncio.gather(
             *(s.stop(EndReason.DRAINED, timeout_s=limit_s) for s in self._sessions.values())
         )
+        if self._servers is not None:
+            await self._servers.aclose()
         resources, self._resources = self._resources, None
         if resources is not None:
             await resources.aclose()
@@ -83,12 +93,14 @@ class SessionManager:
         """Make a session and return at once; it connects in the background.
 
         Raises:
-            BusyError: full, starting or draining.
+            BusyError: full, starting or draining; no server of the pool is free.
             RequestError: 403 `host_not_allowed`; 409 `output_in_use`: another session writes
                 that channel.
         """
         self._require_ready()
         await self._check_hosts(config)
+        assert self._servers is not None
+        config = await self._servers.settle(config)
         resources = self._require_ready()  # no await from here to the session's place in the list
         for other in self.list():
             if other.config.output_stream_url == config.output_stream_url:
@@ -100,6 +112,8 @@ class SessionManager:
                 )
         session = Session(config, resources)
         self._sessions[session.session_id] = session
+        self._servers.note_use(config.comfystream_url, session.session_id)
+        session.observers.append(self._note_server)
         session.start()
         return session
 
@@ -142,6 +156,23 @@ class SessionManager:
         self._forget_old()
         return [s for s in self._sessions.values() if s.state.final == ended]
 
+    def servers(self) -> builtins.list[dict[str, Any]]:
+        """The ComfyStream servers of the pool and how they are; empty without a pool."""
+        return self._servers.status() if self._servers is not None else []
+
+    @property
+    def warm(self) -> bool:
+        """Whether a session that comes now finds a server that is there, and has its models."""
+        return self._servers is not None and self._servers.ready
+
+    def _note_server(self, session: Session) -> None:
+        assert self._servers is not None
+        url = session.config.comfystream_url
+        if session.state.final:
+            self._servers.note_end(url, session.session_id)
+        elif session.problem is not None:
+            self._servers.note_failure(url, session.problem)
+
     def _require_ready(self) -> PipelineResources:
         problem = self.why_not_ready()
         if problem is not None:
@@ -152,9 +183,10 @@ class SessionManager:
     async def _check_hosts(self, config: SessionConfig) -> None:
         assert self._resolver is not None
         faults = []
-        for field in ("input_stream_url", "output_stream_url", "comfystream_url"):
+        for field in _ADDRESSES:
             try:
-                await self._resolver.check_url(getattr(config, field))
+                if url := getattr(config, field):
+                    await self._resolver.check_url(url)
             except HostNotAllowedError as error:
                 faults.append({"field": field, "problem": error.strerror})
         if faults:

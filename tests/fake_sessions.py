@@ -52,6 +52,7 @@ class FakeSessions:
         """Every session that ever was."""
         self.ended: builtins.list[FakeSession] = []
         self.running = False
+        self.warm = True
         self.draining = False
         self.drain_timeout_s: float | None = None
         self.fails_with: Exception | None = None
@@ -113,6 +114,9 @@ class FakeSessions:
                 f"no session {session_id[:80]}", code="session_not_found", http_status=404
             )
         return self.sessions[session_id]
+
+    def servers(self) -> builtins.list[dict[str, Any]]:
+        return []
 
     def list(self, *, ended: bool = False) -> builtins.list[FakeSession]:
         return [*self.ended] if ended else [*self.sessions.values()]

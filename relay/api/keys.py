@@ -55,6 +55,15 @@ class SessionService(Protocol):
 
     def list(self, *, ended: bool = False) -> Sequence[SessionView]: ...
 
+    def servers(self) -> Sequence[dict[str, Any]]:
+        """The ComfyStream servers of the pool; empty without one."""
+        ...
+
+    @property
+    def warm(self) -> bool:
+        """Whether a session that comes now need not wait for a server or its models."""
+        ...
+
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

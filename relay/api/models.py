@@ -140,7 +140,8 @@ def session_config_from(
     return SessionConfig(
         input_stream_url=request.input_stream_url,
         output_stream_url=output_url,
-        comfystream_url=request.comfystream_url or settings.comfystream_url,
+        comfystream_url=request.comfystream_url
+        or ("" if settings.comfystream_urls else settings.comfystream_url),
         prompts=workflows,
         width=width,
         height=height,

@@ -28,6 +28,7 @@ _PAGE = """<!doctype html>
 <li><code>DELETE /session/{{id}}</code>
 <li><code>GET /session/{{id}}/status</code>
 <li><a href="/sessions"><code>GET /sessions</code></a>
+<li><a href="/servers"><code>GET /servers</code></a>
 <li><a href="/health"><code>GET /health</code></a>
 <li><a href="/readyz"><code>GET /readyz</code></a>
 <li><a href="/version"><code>GET /version</code></a>
@@ -49,6 +50,12 @@ async def ready(request: web.Request) -> web.StreamResponse:
     if problem is not None:
         raise problem
     return json_answer({"status": "ready"})
+
+
+@routes.get("/servers")
+async def list_servers(request: web.Request) -> web.StreamResponse:
+    """The ComfyStream servers of the pool, and what keeps each from being given to a session."""
+    return json_answer({"success": True, "servers": list(request.app[SESSIONS].servers())})
 
 
 @routes.get("/version")

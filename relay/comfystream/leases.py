@@ -78,6 +78,23 @@ class ServerLeases:
         self._holders[key] = session_id
         return ServerLease(self, key, base_url, self._records.setdefault(key, ServerRecord()))
 
+    def holder(self, base_url: str) -> str | None:
+        """The session that has the server, if one has."""
+        return self._holders.get(server_key(base_url))
+
+    def unsafe_for_s(self, base_url: str) -> float:
+        """How long the server may be given no prompts after what is known of how it was left;
+        0 where nothing is known against it."""
+        record = self._records.get(server_key(base_url))
+        return record.unsafe_for_s(self.clock(), self.rules) if record is not None else 0.0
+
+    def note_gone(self, base_url: str) -> None:
+        """The server's process was seen to be gone: nothing that is known of it holds any more."""
+        record = self._records.get(server_key(base_url))
+        if record is not None and record.phase is Phase.IDLE:
+            record.forget()
+            self.save()
+
     def release(self, key: str) -> None:
         """Called by the lease."""
         self._holders.pop(key, None)

@@ -120,6 +120,16 @@ class ServerRecord:
         else:
             self.free_since = None
 
+    def unsafe_for_s(self, now: float, rules: QuarantineRules) -> float:
+        """Seconds for which the server is better not given to anybody new: it hangs, or was left
+        in the middle of an offer."""
+        waits = [0.0]
+        if self.wedged_at is not None:
+            waits.append(self.wedged_at + rules.wedged_retry_s - now)
+        if self.left_at is not None and self.abandoned:
+            waits.append(self.left_at + rules.quarantine_s - now)
+        return max(waits)
+
     def judge(self, answer: ServerAnswer, now: float, rules: QuarantineRules) -> Verdict:
         """What an answer that was noted means for an offer with prompts.
 

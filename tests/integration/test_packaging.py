@@ -29,6 +29,7 @@ from relay.config_sources import load_settings
 from tests.e2e.stack import Viewer, in_background
 
 ROOT = Path(__file__).parents[2]
+VARIABLE = r"(?:RELAY|TWILIO|ORCH|CAPABILITY)_\w+"
 COMMAND_TIMEOUT_S = 30.0
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
@@ -315,7 +316,11 @@ def test_compose_passes_every_setting() -> None:
     given = {variable_name(name): f"given-{name}" for name in Settings.model_fields}
     given["RELAY_PORT"] = "9999"
     text = compose("config", **given)
-    passed = dict(re.findall(r"^ +((?:RELAY|TWILIO)_\w+): ['\"]?(.*?)['\"]?$", text, re.MULTILINE))
+    passed = dict(
+        re.findall(
+            r"^ +((?:RELAY|TWILIO|ORCH|CAPABILITY)_\w+): ['\"]?(.*?)['\"]?$", text, re.MULTILINE
+        )
+    )
     assert passed == given | {"RELAY_HOST": "0.0.0.0"}
     assert re.search(r"published: ['\"]?9999", text)
     assert re.search(r"target: 9999", text)
@@ -341,7 +346,7 @@ def test_compose_gives_the_relay_time_to_stop() -> None:
 def test_env_example_shows_every_setting_with_its_default() -> None:
     """In the order of the model; the last two are docker-build.sh's own."""
     text = (ROOT / ".env.example").read_text()
-    shown = re.findall(r"^#((?:RELAY|TWILIO)_\w+)=(.*)$", text, re.MULTILINE)
+    shown = re.findall(rf"^#({VARIABLE})=(.*)$", text, re.MULTILINE)
     defaults = [
         (variable_name(name), shown_value(field.default))
         for name, field in Settings.model_fields.items()
@@ -358,7 +363,10 @@ def test_env_example_can_be_used_as_it_is(tmp_path: Path, monkeypatch: pytest.Mo
     for name in [name for name in os.environ if name.startswith("RELAY_")]:
         monkeypatch.delenv(name)
     text = (ROOT / ".env.example").read_text()
-    for content in (text, re.sub(r"^#(RELAY_|TWILIO_)", r"\1", text, flags=re.MULTILINE)):
+    for content in (
+        text,
+        re.sub(rf"^#({VARIABLE})", r"\1", text, flags=re.MULTILINE),
+    ):
         (tmp_path / ".env").write_text(content)
         loaded = load_settings(env_file=tmp_path / ".env")
         assert loaded.settings == Settings()

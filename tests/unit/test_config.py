@@ -23,7 +23,7 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import os
 
     for name in list(os.environ):
-        if name.upper().startswith(("RELAY_", "TWILIO_")):
+        if name.upper().startswith(("RELAY_", "TWILIO_", "ORCH_", "CAPABILITY_")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
