@@ -26,7 +26,10 @@ log = structlog.get_logger(__name__)
 ENDED_KEPT = timedelta(minutes=10)
 """How long a session that has ended can still be asked why."""
 ENDED_MOST = 200
-_ADDRESSES = ("input_stream_url", "output_stream_url", "comfystream_url", "events_url")
+_ADDRESSES = (
+    *("input_stream_url", "output_stream_url", "comfystream_url"),
+    *("control_url", "data_url", "events_url"),
+)
 """Fields of a session's configuration that hold addresses of the caller's."""
 
 
