@@ -1,0 +1,108 @@
+"""The way between relay and ComfyStream goes wrong: packets are lost, all of them or some, or a
+server takes connections and says nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.faults.scene import FPS, for_a_while, scene
+from tests.peers.lossy_udp import lossy_udp
+
+pytestmark = pytest.mark.timeout(60)
+
+
+async def test_packets_that_just_stop_are_noticed_and_the_server_is_not_hung() -> None:
+    """UDP goes nowhere for a while: noticed by the media, no goodbye gets through, so no prompts
+    go to the server before it has missed its client; then all goes on."""
+    with lossy_udp() as way:
+        consent = ("--consent-interval", "0.8", "--consent-failures", "3")
+        async with scene(*consent, quarantine_s=4.0) as found:
+            lost_at = time.monotonic()
+            way.loss = 1.0
+            await found.wait_status(lambda s: s["status"] == "reconnecting")
+            assert time.monotonic() - lost_at < 2.5
+            await found.wait_unprocessed()
+            way.loss = 0.0
+            await found.wait_processing(lambda p: p["error_code"] == "comfystream_quarantined")
+            await found.wait_processed()
+            assert found.longest_freeze_s(lost_at) < 2.0
+            found.assert_time_rises()
+            state = await found.stack.comfystream.state()
+            assert (state["hazards"], state["ended"][0]["lost"]) == ([], True)
+
+
+async def test_media_that_can_not_get_through_from_the_start_is_said_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """HTTP works and UDP does not: webrtc_failed, with what to look at; the source is seen."""
+    monkeypatch.setattr("relay.webrtc_client.CONNECT_TIMEOUT_S", 0.5)
+    with lossy_udp() as way:
+        way.loss = 1.0
+        async with scene(warm=False) as found:
+            status = await found.wait_status(
+                lambda s: s["processing"]["error_code"] == "webrtc_failed"
+            )
+            assert "UDP" in status["processing"]["error"]
+            assert status["status"] == "starting"
+            await found.wait_unprocessed()
+
+
+@pytest.mark.parametrize(("loss", "most_missing"), [(0.01, 0.25), (0.05, 0.5)])
+async def test_lost_packets_do_not_freeze_the_picture(loss: float, most_missing: float) -> None:
+    """One and five of a hundred, both ways: no connection is given up, no freeze is long, and time
+    rises; what is missing is a fraction."""
+    with lossy_udp() as way:
+        async with scene(media_timeout_s=2.0) as found:
+            way.loss = loss
+            began = time.monotonic()
+            await for_a_while(3.0)
+            seen_s = time.monotonic() - began
+            frames = found.frames_since(began)
+            freeze_s = found.longest_freeze_s(began)
+            way.loss = 0.0
+            assert way.lost > 0
+            assert len(frames) > (1 - most_missing) * FPS * seen_s
+            assert freeze_s < 1.5
+            pts = [frame.pts for frame in found.viewer.frames]
+            assert pts == sorted(set(pts))
+            assert (await found.status())["processing"]["reconnects"] == 0
+
+
+@asynccontextmanager
+async def mute_server() -> AsyncIterator[tuple[str, list[asyncio.StreamWriter]]]:
+    """Takes connections, reads, and never says a word."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        while await reader.read(65536):
+            pass
+        writer.close()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", writers
+    finally:
+        server.close()
+        for writer in writers:
+            writer.close()
+        await server.wait_closed()
+
+
+async def test_a_server_that_takes_connections_and_says_nothing_is_given_no_offer() -> None:
+    """Half-open: found by a question that costs nothing, and asked again no faster than the
+    backoff allows."""
+    async with mute_server() as (url, connections):
+        async with scene(
+            request={"comfystream_url": url}, warm=False, reconnect_first_wait_s=0.4
+        ) as found:
+            status = await found.wait_status(lambda s: s["processing"]["error_code"])
+            assert status["processing"]["error_code"] == "comfystream_unreachable"
+            assert "did not answer" in status["processing"]["error"]
+            await found.wait_unprocessed()
+            assert 1 <= len(connections) <= 12
