@@ -109,6 +109,7 @@ async def scene(
     request: dict[str, Any] | None = None,
     audio: bool = False,
     warm: bool = True,
+    watched: bool = True,
     **settings: Any,
 ) -> AsyncIterator[Scene]:
     """A session with the inverting workflow on a live source of 20 frames a second.
@@ -117,6 +118,7 @@ async def scene(
         standin: the stand-in's arguments.
         request: more of the start request.
         warm: wait until processed frames are seen.
+        watched: whether the viewer watches the usual output channel from the start.
         settings: the relay's, over `QUICK`.
     """
     options = PatternOptions(width=256, height=256, fps=Fraction(FPS), plain=True, audio=audio)
@@ -127,7 +129,8 @@ async def scene(
         size = {"width": 256, "height": 256}
         session_id = await stack.start("camera", **{**size, **(request or {})})
         viewer = Viewer()
-        await enter(in_background(viewer.watch(stack.channel("camera-processed"))))
+        if watched:
+            await enter(in_background(viewer.watch(stack.channel("camera-processed"))))
         found = Scene(stack, session_id, viewer, options)
         if warm:
             await found.wait_processed()
