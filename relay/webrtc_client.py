@@ -228,6 +228,10 @@ class WebRTCClient:
             raise ProcessingError(
                 "encoding towards ComfyStream failed", code="webrtc_failed"
             ) from self._outgoing.failure
+        if not self._outgoing.source_ended:
+            raise ProcessingError(
+                "the WebRTC connection to ComfyStream stopped sending", code="webrtc_failed"
+            )
         await self._wait_for_returns()
 
     async def _wait_for_state(self, wanted: str) -> None:

@@ -153,8 +153,13 @@ class VideoStreamTrack(MediaStreamTrack):
             self.failure = error
             raise MediaStreamError from error
         finally:
-            if self._frames.closed and not len(self._frames):
+            if self.source_ended:
                 self.ended.set()
+
+    @property
+    def source_ended(self) -> bool:
+        """Whether every frame was taken and none will come."""
+        return self._frames.closed and not len(self._frames)
 
     def stop(self) -> None:
         """End the track; aiortc calls it when the connection closes. Idempotent."""

@@ -14,6 +14,7 @@ import av
 from aiohttp import web
 
 from demo import barcode
+from relay.api.keys import SESSIONS
 from relay.config import Settings
 from relay.media.access_unit import AccessUnit, DecodedFrame
 from relay.media.stream_decoder import TrickleStreamDecoder
@@ -115,6 +116,8 @@ class Stack:
     comfystream: StandIn
     relay_url: str
     http: aiohttp.ClientSession
+    sessions: Any
+    """The relay's own `SessionManager`, for tests that reach inside."""
 
     def channel(self, name: str) -> str:
         return f"{self.trickle.url.rstrip('/')}/{name}"
@@ -192,7 +195,8 @@ async def running_stack(*standin_arguments: str, **settings: Any) -> AsyncIterat
                 await site.start()
                 host, port = runner.addresses[0][:2]
                 async with aiohttp.ClientSession() as http:
-                    yield Stack(trickle, comfystream, f"http://{host}:{port}", http)
+                    url = f"http://{host}:{port}"
+                    yield Stack(trickle, comfystream, url, http, app[SESSIONS])
             finally:
                 await runner.cleanup()
 
