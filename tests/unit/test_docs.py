@@ -345,6 +345,23 @@ def test_every_end_is_explained_to_operators() -> None:
     ] == []
 
 
+def test_every_fault_in_the_table_has_its_test() -> None:
+    """The table of faults names tests that exist, one at least in each line."""
+    existing = {
+        name
+        for folder in ("faults", "e2e")
+        for path in (ROOT / "tests" / folder).glob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    table = section(OPERATE, "## What happens when something fails").split("|---|---|---|---|\n")[1]
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`", row)
+        assert named, row
+        assert set(named) <= existing, row
+
+
 def test_every_comfystream_code_is_explained_to_operators() -> None:
     """The table of what to do has each reason for which ComfyStream can't be used."""
     listed = first_cells(section(API, "### Why ComfyStream can't be used"))
