@@ -161,6 +161,22 @@ class ComfyStreamProcessor:
             and (unanswered_since is None or time.monotonic() - unanswered_since <= LATE_S)
         )
 
+    @property
+    def first_processed_age_s(self) -> float | None:
+        """Seconds since the first processed picture went on; None if there was none."""
+        first_at = self._fallback.first_processed_at
+        return time.monotonic() - first_at if first_at is not None else None
+
+    @property
+    def fps_returned(self) -> float:
+        """Pictures a second that come back now."""
+        return self._client.ledger.returned.rate if self._client else 0.0
+
+    @property
+    def reconnects(self) -> int:
+        """Connections that stood, after the first."""
+        return max(0, self.connections - 1)
+
     def status(self) -> dict[str, Any]:
         client = self._client
         problem = self.problem
@@ -168,7 +184,7 @@ class ComfyStreamProcessor:
         return {
             "link": self.link_state.value,
             "attempts": self.attempts,
-            "reconnects": max(0, self.connections - 1),
+            "reconnects": self.reconnects,
             "error": problem.message if problem else None,
             "error_code": problem.code if problem else None,
             "fallback": fallback.mode.value,
@@ -177,7 +193,7 @@ class ComfyStreamProcessor:
             "frames_fallback": fallback.frames_fallback,
             "frames_late": fallback.frames_late,
             "fps_sent": round(client.ledger.sent.rate, 1) if client else 0.0,
-            "fps_returned": round(client.ledger.returned.rate, 1) if client else 0.0,
+            "fps_returned": round(self.fps_returned, 1),
             "frames_in_flight": client.ledger.identifier.in_flight if client else 0,
             "frames_abandoned": client.ledger.abandoned if client else 0,
             "label_shift": client.ledger.identifier.label_shift if client else 0,

@@ -53,6 +53,7 @@ class Fallback:
         """Whether the viewer sees the fallback now."""
         self.frames_processed = 0
         """Processed pictures shown."""
+        self.first_processed_at: float | None = None
         self.frames_fallback = 0
         """Frames that the fallback stood in for."""
         self.frames_late = 0
@@ -101,6 +102,8 @@ class Fallback:
                 self._show(unit)
             return
         self.frames_processed += 1
+        if self.first_processed_at is None:
+            self.first_processed_at = self._clock()
         self._show(unit)
 
     def see_decoded(self, decodable: bool) -> None:

@@ -48,6 +48,7 @@ class LinePublisher:
         content_type: of the segments.
         linger_s: how long a line waits for others to share its segment; 0 sends each at once.
         keepalive: sent when nothing else was for `keepalive_s`; None sends nothing.
+        lines_a_segment: at the most, for readers that take a segment for one message.
         create: whether a channel that is missing is made.
     """
 
@@ -61,6 +62,7 @@ class LinePublisher:
         linger_s: float = LINGER_S,
         keepalive: bytes | None = KEEPALIVE_LINE,
         keepalive_s: float = KEEPALIVE_S,
+        lines_a_segment: int = MOST_LINES_WAITING,
         create: CreatePolicy = CreatePolicy.IF_MISSING,
     ) -> None:
         self.lines_sent = 0
@@ -74,6 +76,7 @@ class LinePublisher:
         self._linger_s = linger_s
         self._keepalive = keepalive
         self._keepalive_s = keepalive_s
+        self._lines_a_segment = lines_a_segment
         self._create = create
         self._lines: deque[bytes] = deque()
         self._changed = asyncio.Event()
@@ -180,7 +183,7 @@ class LinePublisher:
             await asyncio.sleep(self._linger_s)
         batch: list[bytes] = []
         size = 0
-        while self._lines and size < MOST_BATCH_BYTES:
+        while self._lines and size < MOST_BATCH_BYTES and len(batch) < self._lines_a_segment:
             batch.append(self._lines.popleft())
             size += len(batch[-1])
         return batch

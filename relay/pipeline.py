@@ -38,9 +38,10 @@ from relay.session_config import AudioMode, SessionConfig
 from relay.session_health import Ages
 from relay.session_state import EndReason
 from relay.sound import Sound
+from relay.stats import RateMeter
 from relay.trickle import protocol as trickle
 from relay.trickle.publisher import TricklePublisher
-from relay.trickle.publisher_options import PublisherOptions
+from relay.trickle.publisher_options import CreatePolicy, PublisherOptions
 from relay.trickle.subscriber import TrickleSubscriber
 from relay.trickle.subscriber_options import SubscriberOptions
 from relay.webrtc_client import WebRTCOptions
@@ -156,7 +157,7 @@ class Pipeline:
             config.input_stream_url,
             session=resources.http,
             options=SubscriberOptions(
-                wait_for_channel_s=settings.input_timeout_s,
+                wait_for_channel_s=0.0 if config.channels_given else settings.input_timeout_s,
                 retry_budget_s=settings.input_timeout_s,
             ),
         )
@@ -164,7 +165,10 @@ class Pipeline:
         publisher = TricklePublisher(
             config.output_stream_url,
             session=resources.http,
-            options=PublisherOptions(close_timeout_s=settings.stop_timeout_s * 0.75),
+            options=PublisherOptions(
+                create=CreatePolicy.NEVER if config.channels_given else CreatePolicy.IF_MISSING,
+                close_timeout_s=settings.stop_timeout_s * 0.75,
+            ),
         )
         self._egress = Egress(
             self._processed,
@@ -232,6 +236,16 @@ class Pipeline:
             segments_waiting=len(self._segments),
             segment_lost_s=time.monotonic() - lost_at if lost_at is not None else None,
         )
+
+    @property
+    def frames_in(self) -> RateMeter:
+        """Pictures decoded from the input."""
+        return self._ingest.decoded
+
+    @property
+    def frames_out(self) -> RateMeter:
+        """Pictures written to the output."""
+        return self._publish.frames
 
     def status(self) -> dict[str, Any]:
         """Plain values for the session's status."""

@@ -12,12 +12,15 @@ import structlog
 
 from relay.comfystream_processor import ComfyStreamProcessor, LinkState
 from relay.errors import ProcessingError, RelayError
+from relay.events_channel import EventsChannel
 from relay.pipeline import Pipeline, PipelineResources
 from relay.redaction import mask_credentials
 from relay.session_config import SessionConfig
-from relay.session_health import judge
+from relay.session_health import Health, judge
 from relay.session_state import TRANSITIONS, EndReason, SessionState
+from relay.stream_events import StreamReporter, StreamView
 from relay.tasks import cancel_and_wait
+from relay.trickle.publisher_options import CreatePolicy
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +62,9 @@ class Session:
             on_change=self._follow_link,
             sound=server_sound,
         )
+        self._events: EventsChannel | None = None
+        if config.events_url:
+            self._events = self._make_events(config, config.events_url, resources)
         self._pipeline = Pipeline(config, resources, self._processor, server_sound)
         self._final_status: dict[str, Any] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -66,6 +72,8 @@ class Session:
 
     def start(self) -> None:
         """Begin; returns at once."""
+        if self._events is not None:
+            self._events.start()
         self._task = asyncio.create_task(self._run(), name=f"session-{self.session_id}")
 
     async def stop(
@@ -178,9 +186,57 @@ class Session:
                 self._set_state(SessionState.STOPPING, _value(self.end_reason))
             self._set_state(final, _value(self.end_reason))
             self._final_status = self.status()
-            # What is kept for the ten minutes is what can still be asked: not codecs and queues.
-            del self._pipeline, self._processor
-            self._ended.set()
+            try:
+                if self._events is not None:
+                    await self._events.aclose()
+            finally:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        # What is kept for the ten minutes is what can still be asked: not codecs and queues.
+        self._events = None
+        self.observers.clear()
+        del self._pipeline, self._processor
+        self._ended.set()
+
+    def view(self) -> StreamView:
+        """The session as a gateway is told of it; until it has ended."""
+        pipeline, processor, problem = self._pipeline, self._processor, self.error or self.problem
+        health = self._health()
+        return StreamView(
+            state=self.state,
+            health=Health(health) if health else None,
+            width=self.config.width,
+            height=self.config.height,
+            fps_in=round(pipeline.frames_in.rate, 1),
+            fps_out=round(processor.fps_returned, 1),
+            frames_in=pipeline.frames_in.total,
+            frames_out=pipeline.frames_out.total,
+            frames_waiting=sum(pipeline.queue_sizes().values()),
+            input_age_s=pipeline.frames_in.age_s,
+            first_input_age_s=pipeline.frames_in.first_age_s,
+            output_age_s=pipeline.frames_out.age_s,
+            first_processed_age_s=processor.first_processed_age_s,
+            problem=problem.message if problem else None,
+            problem_code=problem.code if problem else None,
+            reconnects=processor.reconnects,
+            params=self.config.params,
+            end_reason=self.end_reason.value if self.end_reason else None,
+        )
+
+    def _make_events(
+        self, config: SessionConfig, url: str, resources: PipelineResources
+    ) -> EventsChannel:
+        started_ms = round(self.created_at.timestamp() * 1000)
+        events = EventsChannel(
+            url,
+            resources.http,
+            StreamReporter(config.names, self.session_id, started_ms),
+            self.view,
+            create=CreatePolicy.NEVER if config.channels_given else CreatePolicy.IF_MISSING,
+        )
+        self.observers.append(lambda _: events.note_change())
+        return events
 
     def _health(self) -> str | None:
         if self.state is SessionState.STOPPING or self.state.final:

@@ -18,6 +18,7 @@ class RateMeter:
     def __init__(self, window_s: float = 2.0, clock: Callable[[], float] = time.monotonic) -> None:
         self.window_s = window_s
         self.total = 0
+        self.first_at: float | None = None
         self.last_at: float | None = None
         """When the last event was, by the clock."""
         self._clock = clock
@@ -26,6 +27,8 @@ class RateMeter:
     def tick(self) -> None:
         now = self._clock()
         self.total += 1
+        if self.first_at is None:
+            self.first_at = now
         self.last_at = now
         self._times.append(now)
         self._forget(now)
@@ -48,6 +51,11 @@ class RateMeter:
     def age_s(self) -> float | None:
         """Seconds since the last event; None if there was none."""
         return self._clock() - self.last_at if self.last_at is not None else None
+
+    @property
+    def first_age_s(self) -> float | None:
+        """Seconds since the first event; None if there was none."""
+        return self._clock() - self.first_at if self.first_at is not None else None
 
     def _forget(self, now: float) -> None:
         horizon = now - self.window_s
