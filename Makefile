@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test check format bench clean
+.PHONY: help install run demo test fuzz check format bench clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ demo: $(STAMP) ## see it move: trickle server, ComfyStream stand-in, relay, test
 
 test: $(STAMP) ## the whole test suite
 	@$(BIN)/python -m pytest -q
+
+fuzz: $(STAMP) ## what arrives from outside, for an hour or so: a hundred times the inputs of `make test`
+	@HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q --timeout 0 tests/fuzz tests/integration/test_api_fuzz.py
 
 check: $(STAMP) ## lint, types, format
 	@$(BIN)/ruff check .
