@@ -13,7 +13,8 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from random import Random
 
 from demo.segment_writer import SourceChunk
 from relay.config import LogLevel
@@ -115,6 +116,22 @@ def add_publisher_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unpaced", action="store_true", help="as fast as it goes, instead of in real time"
     )
+    parser.add_argument(
+        "--jitter-ms",
+        type=float,
+        default=0.0,
+        help="send each chunk late by up to so much, at random, as a network would",
+    )
+
+
+def jittered(
+    chunks: Iterator[SourceChunk], jitter_s: float, seed: int = 1
+) -> Iterator[SourceChunk]:
+    """The same chunks, each due up to `jitter_s` later; their order stays, so a late one makes
+    those behind it late."""
+    random = Random(seed)  # the same jitter in every run
+    for chunk in chunks:
+        yield replace(chunk, due_s=chunk.due_s + random.uniform(0, jitter_s))
 
 
 def publish_from_command_line(arguments: argparse.Namespace, chunks: Iterator[SourceChunk]) -> None:
@@ -123,6 +140,8 @@ def publish_from_command_line(arguments: argparse.Namespace, chunks: Iterator[So
     Prints one JSON object a line: ``publishing`` at the start, ``finished`` at the end.
     """
     configure_logging(LogLevel.WARNING)
+    if arguments.jitter_ms:
+        chunks = jittered(chunks, arguments.jitter_ms / 1000)
     try:
         asyncio.run(_publish(arguments.url, chunks, paced=not arguments.unpaced))
     except RelayError as error:
