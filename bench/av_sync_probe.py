@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from demo import barcode
 from demo.picture import TestCard
-from relay.media.access_unit import CLOCK_RATE, AccessUnit, MediaKind
+from demo.test_pattern import PatternOptions
+from relay.media.access_unit import CLOCK_RATE, AccessUnit, DecodedFrame, MediaKind
 from relay.media.audio_decoder import AudioDecoder
 from relay.media.decoder import VideoDecoder
 from relay.media.demuxer import TsDemuxer
@@ -42,7 +43,10 @@ class SyncFigures:
     offsets: list[tuple[int, float]] = field(default_factory=list)
     """Pts of each flash, and how much later its beep is, in ms."""
     flashes_cut: int = 0
-    """Flashes whose first picture, or the one before, did not come through."""
+    """Flashes whose first picture, or the one before, did not come through, or not in time."""
+    pictures_mistimed: int = 0
+    """Pictures whose number says another time than their pts (ComfyStream dropped some inside and
+    kept their labels, until the relay found out)."""
     flashes: int = 0
     beeps: int = 0
     pictures: int = 0
@@ -76,6 +80,7 @@ class SyncFigures:
             "offset_ms": spread,
             "flashes": self.flashes,
             "flashes_cut": self.flashes_cut,
+            "pictures_mistimed": self.pictures_mistimed,
             "beeps": self.beeps,
             "pictures": self.pictures,
             "audio_units": self.audio_units,
@@ -102,6 +107,7 @@ class SyncProbe:
         self._url = url
         self._settle_ticks = round(settle_s * CLOCK_RATE)
         self._flash_area = _flash_area(width, height)
+        self._source = PatternOptions(width, height)
         self._video = VideoDecoder()
         self._audio = AudioDecoder()
         self._from_pts: int | None = None
@@ -135,18 +141,20 @@ class SyncProbe:
             if unit.stream.kind is MediaKind.VIDEO:
                 self._newest_picture = unit.pts
                 for picture in self._video.decode(unit):
-                    self._see(picture.pts, self._is_bright(picture.frame))
+                    self._look_at(picture)
             elif unit.stream.kind is MediaKind.AUDIO and self._from_pts is not None:
                 self._hear(unit)
 
-    def _is_bright(self, frame: Any) -> bool:
-        luma = barcode.luma_view(frame.planes[0])[:, : frame.width]
+    def _look_at(self, picture: DecodedFrame) -> None:
+        luma = barcode.luma_view(picture.frame.planes[0])[:, : picture.frame.width]
         rows, columns = self._flash_area
-        bright = float(luma[rows, columns].mean()) > 128
-        reading = barcode.read(frame)
-        return bright != bool(reading and reading.inverted)
+        reading = barcode.read(picture.frame)
+        inverted = bool(reading and reading.inverted)
+        bright = (float(luma[rows, columns].mean()) > 128) != inverted
+        in_time = reading is None or picture.pts == self._source.pts(reading.number)
+        self._see(picture.pts, bright, in_time)
 
-    def _see(self, pts: int, bright: bool) -> None:
+    def _see(self, pts: int, bright: bool, in_time: bool) -> None:
         figures, last = self.figures, self._last_picture
         self._last_picture = (pts, bright)
         if self._from_pts is None:
@@ -154,11 +162,12 @@ class SyncProbe:
         if last is None or pts < self._from_pts:
             return
         figures.pictures += 1
+        figures.pictures_mistimed += not in_time
         step = pts - last[0]
         self._interval = min(self._interval, step) if step > 0 else self._interval
         if bright and not last[1]:
             figures.flashes += 1
-            if step > 1.5 * self._interval:
+            if step > 1.5 * self._interval or not in_time:
                 figures.flashes_cut += 1
             else:
                 self._flashes.append(pts)

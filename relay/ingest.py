@@ -43,7 +43,8 @@ class Ingest:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.decoded = RateMeter()
-        self.audio_units = 0
+        self.sounded = RateMeter()
+        """Audio access units."""
         self._subscriber = subscriber
         self._decoder = decoder
         self._codecs = codecs
@@ -77,7 +78,7 @@ class Ingest:
     async def _take(self, units: list[AccessUnit]) -> None:
         for unit in units:
             if unit.stream.kind is MediaKind.AUDIO:
-                self.audio_units += 1
+                self.sounded.tick()
                 self._on_audio(unit)
             elif unit.stream.kind is MediaKind.VIDEO:
                 self._on_video_time(unit.dts)
@@ -98,5 +99,5 @@ class Ingest:
         return {
             "fps": round(self.decoded.rate, 1),
             "frames": self.decoded.total,
-            "audio_units": self.audio_units,
+            "audio_units": self.sounded.total,
         }

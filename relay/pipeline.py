@@ -162,6 +162,7 @@ class Pipeline:
             ),
         )
         decoder = TrickleStreamDecoder(config.width, config.height, config.fit)
+        self._decoder = decoder
         publisher = TricklePublisher(
             config.output_stream_url,
             session=resources.http,
@@ -226,12 +227,14 @@ class Pipeline:
         return {queue.name: len(queue) for queue in self._queues()}
 
     def ages(self, *, started_s: float, processing_well: bool) -> Ages:
-        """What the session's health is told from."""
+        """What the session's health is told from: its pictures, or its sound if there is nothing
+        else."""
         lost_at = self._publish.segment_lost_at
+        sound_alone = self._decoder.video is None and self._decoder.audio is not None
         return Ages(
             started_s=started_s,
-            input_s=self._ingest.decoded.age_s,
-            output_s=self._publish.frames.age_s,
+            input_s=(self._ingest.sounded if sound_alone else self._ingest.decoded).age_s,
+            output_s=(self._publish.sound if sound_alone else self._publish.frames).age_s,
             processing_well=processing_well,
             segments_waiting=len(self._segments),
             segment_lost_s=time.monotonic() - lost_at if lost_at is not None else None,

@@ -60,6 +60,8 @@ class Publish:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.frames = RateMeter()
+        self.sound = RateMeter()
+        """Audio units written."""
         self.delay = DelayMeter()
         """From a frame's last byte in to its last byte out, per published frame."""
         self.segments_published = 0
@@ -122,7 +124,9 @@ class Publish:
 
     def _note(self, chunk: SegmentChunk) -> None:
         self.bytes_published += len(chunk.data)
-        if chunk.kind is MediaKind.VIDEO:
+        if chunk.kind is MediaKind.AUDIO:
+            self.sound.tick()
+        elif chunk.kind is MediaKind.VIDEO:
             self.frames.tick()
             if chunk.arrived_at:  # a repeated picture may stand for no input frame
                 self.delay.add(self._clock() - chunk.arrived_at)

@@ -120,6 +120,7 @@ class ServerSound:
 
     def skipped(self, pts: int) -> None:
         """See `SoundExchange`."""
+        self.blocks.dropped["server_busy"] += 1
         self.timeline.give_up(pts)
         self._wake.set()
 

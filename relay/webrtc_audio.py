@@ -43,9 +43,11 @@ BLOCK_S = BLOCK_SAMPLES / SAMPLE_RATE
 MOST_IN_FLIGHT = round(10 / BLOCK_S)
 """A server that is 10 s behind gets no more until it has caught up: its queues have no end."""
 WATCH_INTERVAL_S = 1.0
-RETURN_TIMEOUT_S = 12.0
-"""Sound that is not back by then won't come: the server's sender of it is dead, which only a new
-connection cures. Longer than `MOST_IN_FLIGHT` and the longest buffer that makes sense live."""
+RETURN_TIMEOUT_S = 4.0
+FIRST_RETURN_TIMEOUT_S = 15.0
+"""Without any sound coming back for so long, none will: the server's sender of it is dead, which
+only a new connection cures. A workflow with long buffers gets more, by what it took before."""
+SLOW_RETURNS = 4.0
 REORDER_PACKETS = 3
 """So many later packets are held for one that is missing (60 ms), then it is lost."""
 _REORDER_SPAN = 100
@@ -178,8 +180,11 @@ class SoundLine:
         Raises:
             ProcessingError: code `media_timeout`: sound is sent and does not come back.
         """
+        limit_s = FIRST_RETURN_TIMEOUT_S
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
+            if percentiles := self._sent.delay.percentiles_ms():
+                limit_s = max(RETURN_TIMEOUT_S, SLOW_RETURNS * percentiles["p99"] / 1000)
             if self._track is not None and self._track.failure is not None:
                 raise ProcessingError(
                     "encoding sound towards ComfyStream failed", code="webrtc_failed"
@@ -188,7 +193,7 @@ class SoundLine:
             if not self._accepted or waiting_since is None:
                 continue
             silent_s = time.monotonic() - waiting_since
-            if silent_s > RETURN_TIMEOUT_S:
+            if silent_s > limit_s:
                 raise ProcessingError(
                     f"ComfyStream returned no sound for {silent_s:.1f} s", code="media_timeout"
                 )

@@ -9,6 +9,7 @@ import pytest
 
 from demo.live_publisher import publish_live
 from demo.test_pattern import PatternOptions, generate
+from relay import session_health
 from relay.media.access_unit import ElementaryStream, MediaKind
 from tests.e2e.stack import Viewer, in_background, running_stack
 from tests.sound_source import live_chunks, tone_units
@@ -18,9 +19,10 @@ H264 = ElementaryStream(MediaKind.VIDEO, "h264", 0x1B)
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("codec", ["aac", "libopus"])
-async def test_a_channel_of_sound_alone_flows(codec: str) -> None:
-    """Byte for byte and to the tick, from the first unit that was live on; the tables list no
-    video; the end ends it."""
+async def test_a_channel_of_sound_alone_flows(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Byte for byte and to the tick, from the first unit that was live on; the session is well
+    without pictures; the end ends it."""
+    monkeypatch.setattr(session_health, "FIRST_S", 0.0)
     sound = tone_units(3.0, codec=codec, start_pts=900_000)
     viewer = Viewer()
     async with running_stack() as stack:
@@ -28,9 +30,12 @@ async def test_a_channel_of_sound_alone_flows(codec: str) -> None:
         async with in_background(publish_live(stack.channel("radio"), chunks)) as (source,):
             session = await stack.start("radio", prompts=[])
             async with in_background(viewer.watch(stack.channel("radio-processed"))):
+                await viewer.wait_for(lambda v: len(v.audio) > 20)
+                health = (await stack.status(session))["health"]
                 await source
                 await viewer.wait_for(lambda v: v.ended)
         status = await stack.status(session)
+    assert health == "ok"
     got = [(unit.pts, unit.data) for unit in viewer.audio]
     assert got == [(unit.pts, unit.data) for unit in sound if unit.pts >= got[0][0]]
     assert len(got) > len(sound) * 0.6

@@ -152,3 +152,32 @@ async def test_no_sound_on_request() -> None:
     assert len(viewer.frames) > 20
     assert status["audio"]["codec_out"] is None
     assert status["audio"]["dropped"]["off"] == status["audio"]["units_in"] > 0
+
+
+@pytest.mark.timeout(60)
+async def test_sound_that_died_in_the_server_is_brought_back() -> None:
+    """The server's sender of sound ends while all else goes on: the source's own sound fills in,
+    and a new connection brings the server's again, in one unbroken row."""
+    options = PatternOptions(frames=390, plain=True)
+    viewer = Viewer()
+    async with running_stack(reconnect_first_wait_s=0.2) as stack:
+        await stack.comfystream.set_faults(audio_sender_dies_after=60)
+        async with in_background(publish_live(stack.channel("camera"), generate(options))) as (
+            source,
+        ):
+            session = await stack.start("camera", prompts=[], audio="process")
+            async with in_background(viewer.watch(stack.channel("camera-processed"))):
+                status = await stack.wait_for_status(
+                    session, lambda s: s["processing"]["error_code"] == "media_timeout"
+                )
+                assert "no sound" in status["processing"]["error"]
+                await stack.comfystream.clear_faults()
+                processed = status["audio"]["server"]["blocks_out"]["processed"]
+                await stack.wait_for_status(
+                    session,
+                    lambda s: s["audio"]["server"]["blocks_out"]["processed"] > processed + 40,
+                )
+                await source
+                await viewer.wait_for(lambda v: v.ended)
+    assert_unbroken(viewer)
+    assert_beeps_in_place(viewer)
