@@ -2,15 +2,18 @@
 
 A ComfyStream workflow takes one frame at a time and keeps one waiting; a third is dropped and,
 worse, costs memory and shifts every later label of the connection. So the relay sends what the
-server can take: two frames may always be under way, and more only when it keeps up or the way is
-long, and only when by the estimate it has at most one frame left (`server_pace`). What that
-skips is skipped in the relay's own queue, counted. Frames that are passed through unprocessed
-are not dropped by the server and need no such care; a bound stays, so that a stalled server is
-not buried.
+server can take: one frame may always be under way, a second in time to be there when the first
+is done, and more only when the server keeps up or the way is long, and only when by the estimate
+it has at most one frame left (`server_pace`). In time is not at once: a frame that follows right
+upon a return may come before the server has taken the waiting one into work, and push it out;
+and what is sent later is fresher. What that skips is skipped in the relay's own queue, counted.
+Frames that are passed through unprocessed are not dropped by the server and need no such care; a
+bound stays, so that a stalled server is not buried.
 
 Drops inside the server can't be seen, and one is enough to put a wrong time on every later
 frame. They show when nothing is under way any more and labels are still missing; so when that
-moment does not come by itself, sending pauses for it now and then (the audit).
+moment does not come by itself, sending pauses for it now and then (the audit), and soon when a
+frame is overdue: the label of a dropped frame comes back one frame late, as do all after it.
 """
 
 from __future__ import annotations
@@ -34,6 +37,10 @@ AUDIT_PATIENCE = 2.5
 """Usual round trips without a return after which nothing more will come. Generous: it is waited
 out only if frames are missing indeed, and giving up one that was only late mislabels others."""
 LEAST_PATIENCE_S = 0.5
+SUSPICION_S = 1.0
+"""So long after an audit an overdue frame begins no other."""
+SECOND_UNTIL_RETURN_S = 1.0
+"""Until the first return the server may be starting, and what it is sent is best let alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +53,16 @@ class FlightLimits:
     """At the very most."""
     audited: bool
     """Whether the server may drop frames and keep their labels."""
+    in_time: bool = False
+    """Whether the second frame waits until the server will soon be done with the first."""
 
 
 PASSTHROUGH = FlightLimits(always=30, most=30, audited=False)
-WORKFLOW = FlightLimits(always=2, most=8, audited=True)
+WORKFLOW = FlightLimits(always=2, most=8, audited=True, in_time=True)
 """ComfyStream holds one frame in work and one waiting (its input queue has one place)."""
+WORKFLOW_UNANNOUNCED = FlightLimits(always=2, most=8, audited=True)
+"""A receiver that is not told of the next frame holds each one until the next comes: the second
+frame is what sends the first to work."""
 
 
 class FlightControl:
@@ -83,6 +95,7 @@ class FlightControl:
         self._clear_at: float | None = None
         self._cautious_until = -math.inf
         self._last_return_at = -math.inf
+        self._audited_at = -math.inf
 
     async def wait_for_room(self) -> None:
         """Return when one more frame may be sent. A cancel leaves nothing behind."""
@@ -120,7 +133,7 @@ class FlightControl:
         if self._limits.audited and (audit_ends_in := self._audit(under_way, now)) > 0:
             return audit_ends_in
         if len(under_way) < self._limits.always:
-            return 0.0
+            return self._second_in(under_way, now) if self._limits.in_time else 0.0
         if (
             len(under_way) >= self._limits.most
             or now < self._cautious_until
@@ -129,6 +142,13 @@ class FlightControl:
         ):
             return math.inf
         return self.pace.may_send_at(under_way[0]) - now
+
+    def _second_in(self, under_way: Sequence[float], now: float) -> float:
+        if not under_way:
+            return 0.0
+        if math.isinf(self._last_return_at):
+            return max(0.0, under_way[0] + SECOND_UNTIL_RETURN_S - now)
+        return max(0.0, self.pace.second_at() - now)
 
     def _audit(self, under_way: Sequence[float], now: float) -> float:
         """Seconds for which sending has to pause so that everything under way can come back."""
@@ -139,14 +159,15 @@ class FlightControl:
                 self._audit_every_s = FIRST_AUDIT_S
             self._clear_at = now
             return 0.0
+        if math.isinf(self._last_return_at):
+            return 0.0
         if not self._auditing:
-            if self._clear_at is None or now - self._clear_at < self._audit_every_s:
-                self._clear_at = now if self._clear_at is None else self._clear_at
+            if self._clear_at is None:
+                self._clear_at = now
+            if now - self._clear_at < self._audit_every_s and not self._is_suspect(under_way, now):
                 return 0.0
             self._auditing = True
             self.audits += 1
-        if math.isinf(self._last_return_at):
-            return math.inf
         patience_s = max(LEAST_PATIENCE_S, AUDIT_PATIENCE * self.pace.usual_s)
         if (remaining_s := self._last_return_at + patience_s - now) > 0:
             return remaining_s
@@ -155,8 +176,16 @@ class FlightControl:
         self._end_audit(now, FIRST_AUDIT_S)
         return 0.0
 
+    def _is_suspect(self, under_way: Sequence[float], now: float) -> bool:
+        return (
+            len(under_way) >= self._limits.always
+            and now - self._audited_at > SUSPICION_S
+            and self.pace.is_overdue(under_way[0], now)
+        )
+
     def _end_audit(self, now: float, next_after_s: float) -> None:
         self._auditing = False
+        self._audited_at = now
         self._audit_every_s = next_after_s
         self._clear_at = now
 

@@ -15,6 +15,11 @@ that slows down must lose its old pace before its long round trips count as usua
 USUAL_RETURNS = 16
 MARGIN = 0.25
 """Of a frame's service time: how much later than the estimate the third frame is sent."""
+LEAD = 0.4
+"""Of a frame's service time: how long before the server is done the second frame is sent. Service
+times vary by less, and the server has had more than half of one to take the waiting frame."""
+LEAST_LEAD_S = 0.015
+"""Jitter of timers and codecs at both ends, measured on a busy machine."""
 OVERDUE = 1.25
 """A frame out for this many times the usual round trip means that the estimate is off."""
 
@@ -59,6 +64,11 @@ class ServerPace:
         self._free_at = now - max(0.0, self._quickest_s - self._service_s)
         for sent in under_way:
             self._free_at = max(self._free_at, sent) + self._service_s
+
+    def second_at(self) -> float:
+        """From when on one more frame comes while the server works on the last of those under
+        way, and in time for it to go on without a break."""
+        return self._free_at - max(LEAST_LEAD_S, LEAD * self._service_s)
 
     def may_send_at(self, oldest_sent_at: float) -> float:
         """From when on one more frame meets a server with at most one frame left; infinity if

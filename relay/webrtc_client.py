@@ -83,7 +83,7 @@ class WebRTCClient:
         self._codecs = codecs
         self._make_encoder = make_encoder
         self._flight = FlightControl(
-            pacing.WORKFLOW if processing else pacing.PASSTHROUGH,
+            _limits(processing, options.announce_next_frame),
             self.ledger.identifier.under_way,
             lambda: self.ledger.give_up_before(float("inf")),
             lambda: self.ledger.issuer.interval / CLOCK_RATE,
@@ -311,3 +311,9 @@ class WebRTCClient:
                     await self._flight.wait_for_return()
         except TimeoutError:
             pass
+
+
+def _limits(processing: bool, announcing: bool) -> pacing.FlightLimits:
+    if not processing:
+        return pacing.PASSTHROUGH
+    return pacing.WORKFLOW if announcing else pacing.WORKFLOW_UNANNOUNCED

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from itertools import pairwise
+from random import Random
+from statistics import median
 
 import pytest
 
@@ -23,7 +26,7 @@ async def test_the_sender_waits_for_room() -> None:
     flight.wake()
     await asyncio.sleep(0)
     assert not waiting.done(), "woken, but there is still no room"
-    under_way = 1
+    under_way = 0
     flight.returned(0.5, 1.0)
     await waiting
 
@@ -34,9 +37,12 @@ class SimulatedServer:
     Args:
         service_s: what the workflow takes per frame, by time.
         way_s: there, and back again.
+        handover_s: from the end of one frame's work, when it returns, to taking the next.
     """
 
-    def __init__(self, service_s: Callable[[float], float], way_s: float) -> None:
+    def __init__(
+        self, service_s: Callable[[float], float], way_s: float, handover_s: float = 0.0
+    ) -> None:
         self.dropped = 0
         self.lose: set[int] = set()
         """Which frames, by number, vanish on the way."""
@@ -44,9 +50,11 @@ class SimulatedServer:
         self.returns: list[tuple[float, float]] = []
         self._service_s = service_s
         self._way_s = way_s
+        self._handover_s = handover_s
         self._waiting: float | None = None
         self._busy_until = -1.0
         self._in_work: float | None = None
+        self._free_at = 0.0
         self._arriving: list[tuple[float, float]] = []
 
     def send(self, now: float) -> None:
@@ -59,22 +67,24 @@ class SimulatedServer:
         while True:
             arrival = self._arriving[0][0] if self._arriving else math.inf
             done = self._busy_until if self._in_work is not None else math.inf
-            if min(arrival, done) > now:
+            idle = self._in_work is None and self._waiting is not None
+            taken = self._free_at if idle else math.inf
+            if min(arrival, done, taken) > now:
                 return
-            if done <= arrival:
+            if done <= min(arrival, taken):
                 assert self._in_work is not None
                 self.returns.append((done + self._way_s, self._in_work))
                 self._in_work = None
-                if self._waiting is not None:
-                    self._begin(self._waiting, done)
-                    self._waiting = None
+                self._free_at = done + self._handover_s
+            elif taken <= arrival:
+                assert self._waiting is not None
+                self._begin(self._waiting, taken)
+                self._waiting = None
             else:
                 _, sent_at = self._arriving.pop(0)
-                if self._in_work is None:
-                    self._begin(sent_at, arrival)
-                else:
-                    self.dropped += self._waiting is not None
-                    self._waiting = sent_at
+                self.dropped += self._waiting is not None
+                self._waiting = sent_at
+                self._free_at = max(self._free_at, arrival)
 
     def _begin(self, sent_at: float, now: float) -> None:
         self._in_work = sent_at
@@ -141,6 +151,42 @@ def test_a_slow_server_is_kept_busy_and_never_drops(service_ms: int, way_ms: int
     assert rate(back, 3, 10) >= 0.9 * 1000 / service_ms
     ages = [at - born for at, born in back if at > 3]
     assert max(ages) <= (2 * service_ms + 2 * way_ms + 40) / 1000
+
+
+@pytest.mark.parametrize("way_ms", [3, 20])
+@pytest.mark.parametrize("service_ms", [50, 66, 100, 200])
+def test_what_follows_upon_a_return_pushes_nothing_out(service_ms: int, way_ms: int) -> None:
+    """A server that takes 10 ms from one frame to the next, and varies by a fifth, never finds
+    two frames waiting, is kept busy, and what it gets is no more than half a frame's time old."""
+    random = Random(service_ms)
+    server = SimulatedServer(
+        lambda _: service_ms / 1000 * random.uniform(0.8, 1.2), way_ms / 1000, handover_s=0.01
+    )
+    back = simulate(server, 20)
+    assert server.dropped == 0
+    assert rate(back, 3, 20) >= 0.95 * 1000 / (service_ms + 10)
+    ages = [at - born for at, born in back if at > 3]
+    assert median(ages) <= (1.5 * service_ms + 2 * way_ms + 10 + 35) / 1000
+
+
+def test_until_the_first_return_a_server_is_let_alone() -> None:
+    """One frame, another a second later, and no third: it may load, and holds two."""
+    server = SimulatedServer(lambda _: 30.0, 0.003)
+    simulate(server, 0.9)
+    assert server.sent == 1
+    server = SimulatedServer(lambda _: 30.0, 0.003)
+    simulate(server, 5)
+    assert (server.sent, server.dropped) == (2, 0)
+
+
+def test_a_frame_that_went_missing_is_found_with_the_next_one_overdue() -> None:
+    """Not only when an audit is due anyway: sending goes on within a second."""
+    server = SimulatedServer(lambda _: 0.1, 0.003)
+    server.lose = {40}
+    back = simulate(server, 8)
+    gaps = [after - before for (before, _), (after, _) in pairwise(back)]
+    assert max(gaps[5:]) < 1.0
+    assert rate(back, 6, 8) >= 9
 
 
 def test_the_rate_follows_a_server_that_speeds_up_and_slows_down() -> None:
