@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, NoReturn
 
 DEEPEST = 64
@@ -43,10 +44,13 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("holds a number with thousands of digits") from None
     if _is_deeper_than(value, DEEPEST):
         raise ValueError(f"is nested deeper than {DEEPEST} levels")
+    if _SURROGATE.search(text) and not _is_text(value):
+        raise ValueError("holds half of a surrogate pair, which is no character")
     return value
 
 
 _CONTAINERS = (dict, list)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class _NumberError(ValueError):
@@ -62,6 +66,15 @@ def _parse_float(digits: str) -> float:
     if math.isinf(value):
         raise _NumberError("holds a number beyond the range of a double")
     return value
+
+
+def _is_text(value: object) -> bool:
+    """Whether every string of it can be written as UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_deeper_than(value: object, levels: int) -> bool:

@@ -17,11 +17,12 @@ class FakeSession:
     def __init__(self, config: SessionConfig) -> None:
         self.session_id = str(uuid.uuid4())
         self.config = config
+        self.state = "active"
 
     def summary(self) -> dict[str, Any]:
         return {
             "session_id": self.session_id,
-            "status": "active",
+            "status": self.state,
             "input_stream_url": self.config.input_stream_url,
             "output_stream_url": self.config.output_stream_url,
             "created_at": "2024-01-01T12:00:00",
@@ -104,16 +105,20 @@ class FakeSessions:
         return session
 
     async def stop_session(self, session_id: str) -> None:
-        self.get(session_id)
-        self.ended.append(self.sessions.pop(session_id))
+        if session_id not in self.sessions:
+            raise RequestError("stopped", code="session_not_found", http_status=404)
+        session = self.sessions.pop(session_id)
+        session.state = "stopped"
+        self.ended.append(session)
         self.stopped.set()
 
     def get(self, session_id: str) -> FakeSession:
-        if session_id not in self.sessions:
-            raise RequestError(
-                f"no session {session_id[:80]}", code="session_not_found", http_status=404
-            )
-        return self.sessions[session_id]
+        for session in (*self.sessions.values(), *self.ended):
+            if session.session_id == session_id:
+                return session
+        raise RequestError(
+            f"no session {session_id[:80]}", code="session_not_found", http_status=404
+        )
 
     def servers(self) -> builtins.list[dict[str, Any]]:
         return []

@@ -197,7 +197,7 @@ def _even(name: str, size: int, warnings: list[str]) -> int:
 def _faults_of(error: ValidationError) -> list[dict[str, str]]:
     faults = []
     for entry in error.errors(include_url=False, include_input=False):
-        path = [str(part) for part in entry["loc"]]
+        path = [str(part) for part in entry["loc"]] or ["the body"]
         problem = problem_in_words(entry)
         if entry["type"] == "extra_forbidden":
             close = difflib.get_close_matches(path[0][:40], StartRequest.model_fields, n=1)

@@ -76,3 +76,11 @@ def test_large_numbers_stay_exact() -> None:
     """Seeds of a workflow are integers of up to 64 bits; they keep every digit."""
     assert parse_json("18446744073709551615") == 2**64 - 1
     assert math.isclose(parse_json("1e308"), 1e308)
+
+
+@pytest.mark.parametrize("text", [r'{"\ud800": 1}', r'["\udC00\ud83d"]', r'"\\\uDBFF"'])
+def test_half_a_character_is_refused(text: str) -> None:
+    """What can't be written as UTF-8 again; whole pairs and written-out backslashes can."""
+    with pytest.raises(ValueError, match="surrogate"):
+        parse_json(text)
+    assert parse_json(r'["\ud83d\ude00", "\\ud800"]') == ["\U0001f600", r"\ud800"]

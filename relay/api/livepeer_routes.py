@@ -1,0 +1,300 @@
+"""The worker calls of Livepeer: what an orchestrator asks of a worker, served by sessions.
+
+The same under `/api`, where pytrickle up to 0.1.4 had them. A stream is chosen by its name in the
+path or in `X-Stream-Id`; without either the only one that runs is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import wraps
+
+import structlog
+from aiohttp import web
+from pydantic import BaseModel
+
+from relay.api.body import read_json_object
+from relay.api.errors import error_answer, json_answer
+from relay.api.keys import SESSION_ID, SESSIONS, SETTINGS, TEXT_WORKFLOW
+from relay.api.livepeer_models import (
+    LONGEST_NAME,
+    CurrentParams,
+    StreamConfig,
+    StreamDetails,
+    StreamDone,
+    StreamList,
+    StreamRequest,
+    StreamStarted,
+    StreamState,
+    StreamStatus,
+    stream_request_from,
+)
+from relay.api.models import session_config_from
+from relay.api.streams import STREAMS, Stream
+from relay.errors import BusyError, RelayError, RequestError
+from relay.redaction import mask_credentials
+
+log = structlog.get_logger(__name__)
+
+STREAM_ID_HEADER = "X-Stream-Id"
+RETRY_AFTER_S = 5
+_BUSY_CODES = frozenset({"comfystream_busy"})
+"""Refusals that pass by themselves: an orchestrator tries another worker, or comes again."""
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def worker_call(handler: Answer) -> Answer:
+    """Errors in the shape that pytrickle's clients read, on top of our own."""
+
+    @wraps(handler)
+    async def wrapped(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except RelayError as error:
+            return _refusal(request, error)
+
+    return wrapped
+
+
+@worker_call
+async def start_stream(request: web.Request) -> web.StreamResponse:
+    """Start a stream. The same start again gets the same answer; another one of the same name is
+    refused while the first runs."""
+    return await _start(request, name_needed=True)
+
+
+@worker_call
+async def start_live_video(request: web.Request) -> web.StreamResponse:
+    """Start a stream, as ai-runner does: a stream without a name gets one."""
+    return await _start(request, name_needed=False)
+
+
+@worker_call
+async def stop_stream(request: web.Request) -> web.StreamResponse:
+    """End a stream; answers when it has ended, also the second time. The body does not matter."""
+    stream = _stream_of(request, "stop")
+    request[SESSION_ID] = stream.session.session_id
+    with suppress(RequestError):  # it was stopped already
+        await request.app[SESSIONS].stop_session(stream.session.session_id)
+    message = "Stream stopped successfully"
+    return _answer(StreamDone(message=message, request_id=stream.request_id))
+
+
+@worker_call
+async def stream_status(request: web.Request) -> web.StreamResponse:
+    """How the worker fares, and its streams."""
+    streams = request.app[STREAMS].running()
+    details = {stream.request_id: _details(stream) for stream in streams}
+    header = request.headers.get(STREAM_ID_HEADER)
+    current = request.app[STREAMS].find(header) if header else None
+    current = current or (streams[-1] if streams else None)
+    shown = _details(current) if current else None
+    return _answer(
+        StreamStatus(
+            **worker_state(request).model_dump(),
+            client_active=bool(streams),
+            client_running=bool(streams),
+            fps=_fps(shown),
+            current_params=CurrentParams(
+                subscribe_url=shown.subscribe_url,
+                publish_url=shown.publish_url,
+                gateway_request_id=shown.request_id,
+            )
+            if shown
+            else None,
+            processing_active=any(d.pipeline_ready for d in details.values()),
+            stream_count=len(details),
+            message=f"{len(details)} stream(s) running",
+            current_stream=shown,
+            all_streams=details,
+        )
+    )
+
+
+@worker_call
+async def one_stream_status(request: web.Request) -> web.StreamResponse:
+    """One stream, also some minutes after it has ended."""
+    return _answer(_details(request.app[STREAMS].get(request.match_info["stream_id"])))
+
+
+@worker_call
+async def list_streams(request: web.Request) -> web.StreamResponse:
+    """The streams that run, by their names."""
+    streams = {s.request_id: _details(s) for s in request.app[STREAMS].running()}
+    return _answer(StreamList(streams=streams, count=len(streams)))
+
+
+async def worker_health(request: web.Request) -> web.StreamResponse:
+    """One word for the worker: LOADING, IDLE or OK."""
+    return json_answer({"status": worker_state(request).status})
+
+
+def worker_state(request: web.Request) -> StreamState:
+    """The worker's state as pytrickle has it: OK is streaming, IDLE is ready for a stream."""
+    sessions = request.app[SESSIONS]
+    active, warm = len(sessions.list()), sessions.warm
+    word = "OK" if active else "IDLE" if warm else "LOADING"
+    return StreamState(
+        status=word,
+        state=word,
+        pipeline_ready=warm or bool(active),
+        active_streams=active,
+        startup_complete=warm or bool(active),
+        pipeline_state=word,
+    )
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    """All of them, with and without the prefix."""
+    for prefix in ("", "/api"):
+        router.add_post(f"{prefix}/stream/start", start_stream)
+        router.add_post(f"{prefix}/live-video-to-video", start_live_video)
+        router.add_post(f"{prefix}/stream/stop", stop_stream)
+        router.add_post(f"{prefix}/stream/{{stream_id}}/stop", stop_stream)
+        router.add_get(f"{prefix}/stream/status", stream_status)
+        router.add_get(f"{prefix}/stream/{{stream_id}}/status", one_stream_status)
+        router.add_get(f"{prefix}/streams", list_streams)
+    router.add_get("/api/health", worker_health)
+
+
+async def _start(request: web.Request, *, name_needed: bool) -> web.StreamResponse:
+    body = await read_json_object(request)
+    asked = stream_request_from(
+        body,
+        _header_name(request),
+        lambda session: session_config_from(
+            session, request.app[SETTINGS], request.app[TEXT_WORKFLOW]
+        ),
+        name_needed=name_needed,
+    )
+    streams, sessions = request.app[STREAMS], request.app[SESSIONS]
+    async with streams.lock(asked.names.request_id):
+        stream = streams.find(asked.names.request_id)
+        if stream is not None and stream.running:
+            if stream.state != "stopping":
+                return _started(request, _same(stream, asked))
+            with suppress(RequestError):
+                await sessions.stop_session(stream.session.session_id)
+        session = await sessions.start_session(asked.config)
+        stream = Stream(asked.names, asked.aliases, asked.digest, asked.config, session)
+        streams.add(stream)
+    return _started(request, stream)
+
+
+def _same(stream: Stream, asked: StreamRequest) -> Stream:
+    if stream.digest != asked.digest:
+        raise RequestError(
+            f"stream {stream.request_id[:100]} runs already, and was started with something else;"
+            " stop it first, or use another gateway_request_id",
+            code="stream_exists",
+            http_status=409,
+        )
+    return stream
+
+
+def _started(request: web.Request, stream: Stream) -> web.Response:
+    request[SESSION_ID] = stream.session.session_id
+    config = stream.config
+    return _answer(
+        StreamStarted(
+            request_id=stream.request_id,
+            session_id=stream.session.session_id,
+            current_state=worker_state(request),
+            config=StreamConfig(
+                subscribe_url=mask_credentials(config.input_stream_url),
+                publish_url=mask_credentials(config.output_stream_url),
+                width=config.width,
+                height=config.height,
+            ),
+            warnings=list(config.warnings),
+        )
+    )
+
+
+def _stream_of(request: web.Request, verb: str) -> Stream:
+    """The stream that a request means.
+
+    Raises:
+        RequestError: 404 `stream_not_found`; 400 `no_active_stream`, `stream_not_named`.
+    """
+    streams = request.app[STREAMS]
+    name = request.match_info.get("stream_id") or request.headers.get(STREAM_ID_HEADER)
+    if name:
+        return streams.get(name)
+    running = streams.running()
+    if not running:
+        raise RequestError(f"No active stream to {verb}", code="no_active_stream")
+    if len(running) > 1:
+        raise RequestError(
+            f"{len(running)} streams run; name the one to {verb} with {STREAM_ID_HEADER}",
+            code="stream_not_named",
+        )
+    return running[0]
+
+
+def _details(stream: Stream) -> StreamDetails:
+    session, config = stream.session.status(), stream.config
+    return StreamDetails(
+        request_id=stream.request_id,
+        session_id=stream.session.session_id,
+        running=stream.running,
+        state=stream.state,
+        health=session.get("health"),
+        subscribe_url=mask_credentials(config.input_stream_url),
+        publish_url=mask_credentials(config.output_stream_url),
+        control_url=mask_credentials(config.control_url) if config.control_url else None,
+        events_url=mask_credentials(config.events_url) if config.events_url else None,
+        events_available=config.events_url is not None,
+        width=session["width"],
+        height=session["height"],
+        frame_count=session.get("output", {}).get("frames", 0),
+        fps_in=session.get("fps_in", 0.0),
+        fps_out=session.get("fps_out", 0.0),
+        stats_monitoring_active=config.events_url is not None and stream.running,
+        pipeline_ready=stream.state == "active",
+        error=session.get("error") or session.get("processing", {}).get("error"),
+        end_reason=session.get("end_reason"),
+    )
+
+
+def _fps(stream: StreamDetails | None) -> dict[str, float]:
+    """pytrickle's names."""
+    return {
+        "ingress_video_fps": stream.fps_in if stream else 0.0,
+        "egress_video_fps": stream.fps_out if stream else 0.0,
+    }
+
+
+def _header_name(request: web.Request) -> str | None:
+    name = request.headers.get(STREAM_ID_HEADER, "").strip()
+    if len(name) > LONGEST_NAME:
+        raise RequestError(f"{STREAM_ID_HEADER} is longer than {LONGEST_NAME} characters")
+    return name or None
+
+
+def _answer(model: BaseModel) -> web.Response:
+    return json_answer(model.model_dump(mode="json"))
+
+
+def _refusal(request: web.Request, error: RelayError) -> web.Response:
+    """Our error, with pytrickle's fields beside it and the statuses that it would give."""
+    busy = isinstance(error, BusyError) or error.code in _BUSY_CODES
+    status = 503 if busy else 400 if error.http_status in (415, 422) else error.http_status
+    extra: dict[str, object] = {"status": "error", "message": _message(error, busy)}
+    if busy:
+        extra["current_state"] = worker_state(request).model_dump()
+    response = error_answer(request, status, error.code, error.message, {**error.details, **extra})
+    if isinstance(error, RequestError):
+        response.headers.update(error.headers)
+    if busy:
+        wait_s = error.retry_after_s if isinstance(error, BusyError) else RETRY_AFTER_S
+        response.headers["Retry-After"] = str(wait_s)
+    return response
+
+
+def _message(error: RelayError, busy: bool) -> str:
+    if error.code == "warming_up":
+        return "Pipeline is still initializing. Please wait for IDLE status."
+    return f"Pipeline is still in use: {error.message}" if busy else error.message
