@@ -39,7 +39,7 @@ SOUND: list[dict[str, Any]] = [
     }
 ]
 PROMPTS: dict[str, list[dict[str, Any]]] = {"none": [], "invert": INVERT, "sound": SOUND}
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
 LIMIT_MS = 10.0
 """What the worst second may be off."""
 _SETTLE_S = 1.0
@@ -185,7 +185,7 @@ def main() -> None:
     try:
         sys.exit(not asyncio.run(run(parser.parse_args())))
     except (ChildError, TimeoutError) as error:
-        sys.exit(f"av_sync: {error or 'nothing came out in time'}")
+        sys.exit(f"av_sync: {str(error) or 'nothing came out in time'}")
 
 
 if __name__ == "__main__":

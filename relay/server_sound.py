@@ -29,7 +29,9 @@ from relay.sound_timeline import SoundTimeline
 
 SILENCE_LAG = CLOCK_RATE
 """How far the pictures must be ahead before silence takes the place of sound that the programme
-lists: sound may lie a good deal behind its picture in a channel (0.6 s where a server made it)."""
+lists, at least: half a second more than sound has been seen to lie behind its picture in the
+channel (0.6 s and more where a server made it)."""
+LONGEST_SILENCE_LAG = 3 * CLOCK_RATE
 UNLISTED_LAG = CLOCK_RATE // 10
 """The same where no sound is listed."""
 MOST_SILENCE_SENT = 25
@@ -74,6 +76,7 @@ class ServerSound:
         self._first_video_pts: int | None = None
         self._video_pts: int | None = None
         self._end_pts: int | None = None
+        self._silence_lag = SILENCE_LAG
         self._input_ended = False
         self._wake = asyncio.Event()
 
@@ -92,6 +95,7 @@ class ServerSound:
     def take(self, unit: AccessUnit) -> None:
         """Take the next access unit of the input."""
         if not self._input_ended:
+            self._follow_lag(unit.pts)
             self._units.put_nowait(unit)
             self._wake.set()
 
@@ -213,12 +217,20 @@ class ServerSound:
         """The time up to which silence is due by now; None if sound is near enough, or here."""
         if self._video_pts is None or self._first_video_pts is None or units:
             return None
-        lag = SILENCE_LAG if self._sound_listed() else UNLISTED_LAG
+        lag = self._silence_lag if self._sound_listed() else UNLISTED_LAG
         until = self._video_pts - lag
         end = self._end_pts
         if end is None:
             return until if until >= self._first_video_pts else None
         return until if until - end >= BLOCK_TICKS or end - until > 20 * SILENCE_LAG else None
+
+    def _follow_lag(self, pts: int) -> None:
+        """Sound that goes on where it was, `pts` being its next, tells how far it lies behind."""
+        if self._video_pts is None or self._end_pts is None:
+            return
+        if abs(pts - self._end_pts) < CLOCK_RATE // 2:
+            lag = self._video_pts - pts + CLOCK_RATE // 2
+            self._silence_lag = max(self._silence_lag, min(lag, LONGEST_SILENCE_LAG))
 
     def _add(self, blocks: list[SoundBlock], *, sent: bool) -> None:
         """Put blocks in the row, and those that are worth it on their way to the server."""

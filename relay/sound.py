@@ -36,12 +36,10 @@ class Sound:
         self._server = server
         self._dropped: Counter[str] = Counter()
         if server is not None:
-            listed = lambda: input_stream() is not None  # noqa: E731
-            if mode is AudioMode.PROCESS:
+            processed = mode is AudioMode.PROCESS
+            if processed:
                 output.expect_end()
-                server.bind(output.add, listed)
-            else:
-                server.bind(_ignore, listed)
+            server.bind(output.add if processed else _ignore, lambda: input_stream() is not None)
 
     def take(self, unit: AccessUnit) -> None:
         """Take the next audio unit of the input."""

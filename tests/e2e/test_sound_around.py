@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from itertools import pairwise
 
 import pytest
@@ -78,8 +77,7 @@ async def test_a_server_that_stands_still_costs_no_sound() -> None:
                 await viewer.wait_for(lambda v: len(v.frames) > 20)
                 stack.comfystream.freeze()
                 frozen_at = len(viewer.audio)
-                await asyncio.sleep(2.5)
-                assert len(viewer.audio) - frozen_at > 80
+                await viewer.wait_for(lambda v: len(v.audio) > frozen_at + 100)
                 stack.comfystream.thaw()
                 await source
                 await viewer.wait_for(lambda v: v.ended)
@@ -88,4 +86,4 @@ async def test_a_server_that_stands_still_costs_no_sound() -> None:
     assert steps == {1920}
     sent = {unit.pts: unit.data for unit in source_viewer.audio}
     assert all(sent[unit.pts] == unit.data for unit in viewer.audio if unit.pts in sent)
-    assert status["output"]["audio_released_late"] > 50
+    assert status["output"]["audio_released_late"] > 0

@@ -10,7 +10,7 @@ import pytest
 from relay.api.models import ValidationFailed, processed_url, session_config_from
 from relay.comfystream.workflows import DEFAULT_WORKFLOW
 from relay.config import Settings
-from relay.session_config import Fit, SessionConfig
+from relay.session_config import AudioMode, Fit, SessionConfig
 
 INPUT = "http://127.0.0.1:3389/camera"
 
@@ -221,3 +221,28 @@ def test_no_value_is_repeated() -> None:
             }
         )
     assert "hunter2" not in caught.value.message + str(caught.value.details)
+
+
+SOUND_IN = {"class_type": "LoadAudioTensor", "inputs": {"buffer_size": 500.0}}
+SOUND_OUT = {"class_type": "SaveAudioTensor", "inputs": {"audio": ["1", 0]}}
+TEXT_OUT = {"class_type": "SaveTextTensor", "inputs": {"data": ["1", 0]}}
+
+
+@pytest.mark.parametrize(
+    ("workflow", "asked", "mode", "sends"),
+    [
+        ({"1": SOUND_IN, "2": SOUND_OUT}, None, AudioMode.PROCESS, True),
+        ({"1": SOUND_IN, "2": SOUND_OUT}, "auto", AudioMode.PROCESS, True),
+        ({"1": SOUND_IN, "2": SOUND_OUT}, "bypass", AudioMode.BYPASS, True),
+        ({"1": SOUND_IN, "2": SOUND_OUT}, "off", AudioMode.OFF, True),
+        ({"1": SOUND_IN, "2": TEXT_OUT}, None, AudioMode.BYPASS, True),
+        (None, None, AudioMode.BYPASS, False),
+        (None, "process", AudioMode.PROCESS, False),
+    ],
+)
+def test_where_sound_comes_from_is_decided_by_the_workflow(
+    workflow: dict[str, Any] | None, asked: str | None, mode: AudioMode, sends: bool
+) -> None:
+    """`auto` is `process` for a workflow that gives sound back; one that takes some gets it."""
+    config = config_from(body(prompts=[workflow] if workflow else [], audio=asked))
+    assert (config.audio, config.sends_audio) == (mode, sends)
