@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import aioice.ice
-from aiortc import RTCRtpReceiver, RTCRtpSender
+from aiortc import RTCIceTransport, RTCRtpReceiver, RTCRtpSender
 from aiortc.rtp import RTCP_PSFB_APP, RtcpPsfbPacket, pack_remb_fci
 
 
@@ -93,6 +93,14 @@ def limit_udp_ports(loop: asyncio.AbstractEventLoop, ports: range) -> None:
             raise
 
     _set(loop, "create_datagram_endpoint", create_in_range)
+
+
+def release_waiting_for_start(transport: RTCIceTransport) -> None:
+    """End the tasks that wait for a start of `transport` which will not be any more: aiortc leaves
+    them waiting for good when its own start raised for what the peer's description said."""
+    started = _get(transport, "_RTCIceTransport__start")
+    if started is not None:
+        started.set()
 
 
 def _bind_in_range(address: str, ports: range, start: int) -> socket.socket:

@@ -197,6 +197,11 @@ class Settings(BaseSettings):
         description="Directory for the relay's journal: what its next run has to know after a"
         " crash. Without one, nothing is kept.",
     )
+    resume: bool = Field(
+        False,
+        description="After a crash, take up the sessions of the journal again, under their ids."
+        " Otherwise their output channels are closed.",
+    )
     audio: AudioMode = Field(
         AudioMode.AUTO,
         description="Where the output's sound comes from: `bypass` (the source's, untouched),"
@@ -323,6 +328,12 @@ class Settings(BaseSettings):
                 f"{variable_name('reconnect_longest_wait_s')} must not be shorter than"
                 f" {variable_name('reconnect_first_wait_s')}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_journal(self) -> Settings:
+        if self.resume and self.state_dir is None:
+            raise ValueError("RELAY_RESUME takes sessions from a journal: set RELAY_STATE_DIR")
         return self
 
     @model_validator(mode="after")

@@ -85,7 +85,8 @@ class Journal:
             return
         temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            temporary.write_text(json.dumps(self._sections), encoding="utf-8")
+            with open(temporary, "w", encoding="utf-8", opener=_for_us_alone) as file:
+                json.dump(self._sections, file)
             temporary.replace(self._path)
         except OSError as error:
             self._give_up(error)
@@ -98,3 +99,8 @@ class Journal:
             consequence="after a crash the relay won't know which servers it left uncleanly",
         )
         self._path = None
+
+
+def _for_us_alone(path: str, flags: int) -> int:
+    """Addresses of sessions are in it, with their credentials."""
+    return os.open(path, flags, 0o600)

@@ -79,7 +79,7 @@ class PipelineResources:
             longest_wait_s=settings.reconnect_longest_wait_s,
             limit_s=settings.reconnect_limit_s,
         )
-        journal = Journal(settings.state_dir)
+        self.journal = journal = Journal(settings.state_dir)
         self.leases = ServerLeases(
             QuarantineRules(
                 quarantine_s=settings.quarantine_s, wedged_retry_s=settings.wedged_retry_s

@@ -30,10 +30,15 @@ class Session:
 
     Made by `SessionManager`. Runs in a task of its own; nothing that goes wrong in it leaves
     it other than as its state, its reason and its error.
+
+    Args:
+        session_id: of a session that is taken up again; None makes a new one.
     """
 
-    def __init__(self, config: SessionConfig, resources: PipelineResources) -> None:
-        self.session_id = str(uuid.uuid4())
+    def __init__(
+        self, config: SessionConfig, resources: PipelineResources, session_id: str | None = None
+    ) -> None:
+        self.session_id = session_id or str(uuid.uuid4())
         lease = (
             resources.leases.acquire(config.comfystream_url, self.session_id)
             if config.prompts

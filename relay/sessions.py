@@ -12,13 +12,14 @@ import structlog
 from relay import aiortc_internals
 from relay.config import Settings, host_rules
 from relay.config_values import parse_ports
-from relay.errors import BusyError, RequestError
+from relay.errors import BusyError, RelayError, RequestError
 from relay.host_rules import HostNotAllowedError
 from relay.outbound_http import RuledResolver, open_http
 from relay.pipeline import PipelineResources
 from relay.server_choice import ServerChoice
 from relay.session import Session
 from relay.session_config import SessionConfig
+from relay.session_journal import SessionJournal, close_channels
 from relay.session_state import EndReason
 
 log = structlog.get_logger(__name__)
@@ -44,6 +45,7 @@ class SessionManager:
         self._resources: PipelineResources | None = None
         self._draining = False
         self._servers: ServerChoice | None = None
+        self._journal: SessionJournal | None = None
 
     async def start(self) -> None:
         """Open what the sessions share."""
@@ -60,6 +62,8 @@ class SessionManager:
         self._resources = resources = PipelineResources(self._settings, http)
         self._servers = ServerChoice(self._settings, resources.leases, http)
         self._servers.start()
+        self._journal = SessionJournal(resources.journal)
+        await self._take_over(self._journal, resources)
 
     def begin_drain(self) -> None:
         """Take no more sessions, from now on for good; those that run go on."""
@@ -100,9 +104,13 @@ class SessionManager:
             RequestError: 403 `host_not_allowed`; 409 `output_in_use`: another session writes
                 that channel.
         """
+        return await self._start(config)
+
+    async def _start(self, config: SessionConfig, session_id: str | None = None) -> Session:
         self._require_ready()
         await self._check_hosts(config)
         assert self._servers is not None
+        assert self._journal is not None
         config = await self._servers.settle(config)
         resources = self._require_ready()  # no await from here to the session's place in the list
         for other in self.list():
@@ -113,10 +121,11 @@ class SessionManager:
                     code="output_in_use",
                     http_status=409,
                 )
-        session = Session(config, resources)
+        session = Session(config, resources, session_id)
+        self._journal.began(session.session_id, config)
         self._sessions[session.session_id] = session
         self._servers.note_use(config.comfystream_url, session.session_id)
-        session.observers.append(self._note_server)
+        session.observers += [self._note_server, self._note_end]
         session.start()
         return session
 
@@ -167,6 +176,29 @@ class SessionManager:
     def warm(self) -> bool:
         """Whether a session that comes now finds a server that is there, and has its models."""
         return self._servers is not None and self._servers.ready
+
+    async def _take_over(self, journal: SessionJournal, resources: PipelineResources) -> None:
+        """Deal with what a process that was killed left: take its sessions up again, where the
+        operator wants that, and close the channels of all others."""
+        for left in journal.left_overs():
+            if self._settings.resume:
+                try:
+                    await self._start(left.config, left.session_id)
+                except RelayError as error:
+                    log.warning(
+                        "session.not_resumed", session_id=left.session_id, error=error.message
+                    )
+                else:
+                    log.info("session.resumed", session_id=left.session_id)
+        gone = [left for left in journal.left_overs() if left.session_id not in self._sessions]
+        await close_channels(resources.http, [url for left in gone for url in left.channels])
+        for left in gone:
+            journal.ended(left.session_id)
+
+    def _note_end(self, session: Session) -> None:
+        assert self._journal is not None
+        if session.state.final:
+            self._journal.ended(session.session_id)
 
     def _note_server(self, session: Session) -> None:
         assert self._servers is not None

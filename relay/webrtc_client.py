@@ -26,6 +26,7 @@ from relay.processor import ProcessedUnit, SoundExchange
 from relay.queues import MediaQueue
 from relay.tasks import run_beside
 from relay.webrtc_audio import SoundLine
+from relay.webrtc_close import close_peer
 from relay.webrtc_ice import IceOptions, check_offer, no_connection, open_peer
 from relay.webrtc_tracks import FrameLedger, IncomingVideo, VideoStreamTrack
 
@@ -39,7 +40,6 @@ CONNECT_TIMEOUT_S = 10.0
 FIRST_MEDIA_TIMEOUT_S = 10.0
 KEYFRAME_AFTER_S = 0.5
 WATCH_INTERVAL_S = 0.25
-CLOSE_TIMEOUT_S = 0.5
 DRAIN_TIMEOUT_S = 0.3
 
 
@@ -197,11 +197,7 @@ class WebRTCClient:
         if self._sound is not None:
             self._sound.end()
         if peer is not None:
-            try:
-                async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                    await peer.close()
-            except TimeoutError:
-                log.warning("webrtc.close_timeout", timeout_s=CLOSE_TIMEOUT_S)
+            await close_peer(peer)
         if self._outgoing is not None:
             self._outgoing.close_encoder()
 

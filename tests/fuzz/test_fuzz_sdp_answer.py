@@ -19,6 +19,7 @@ from relay.media.access_unit import DecodedFrame
 from relay.media.encoder import VideoEncoder
 from relay.queues import MediaQueue
 from relay.webrtc_client import WebRTCClient, WebRTCOptions
+from relay.webrtc_close import close_peer
 from tests.fuzz.examples import examples
 
 LIMIT_S = 10
@@ -103,13 +104,20 @@ async def connect(codecs: CodecExecutor, edit: Callable[[str], str]) -> bool:
     finally:
         frames.close()
         await client.aclose()
-        await theirs.close()
+        await close_peer(theirs)
 
 
 async def test_the_unchanged_answer_connects() -> None:
     """What the others change is an answer that works."""
     codecs = CodecExecutor(1)
     assert await connect(codecs, lambda sdp: sdp)
+    codecs.close()
+
+
+async def test_an_answer_without_an_sctp_port_leaves_nothing_behind() -> None:
+    """aiortc's close raises then, before it has stopped a transport."""
+    codecs = CodecExecutor(1)
+    await connect(codecs, lambda sdp: sdp.replace("a=sctp-port:5000\r\n", ""))
     codecs.close()
 
 

@@ -1,0 +1,123 @@
+"""Sessions on disk: written as they are, read as they were, struck off when they have ended."""
+
+from __future__ import annotations
+
+import json
+import stat
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.journal import FILE_NAME, Journal
+from relay.session_config import (
+    AudioCodec,
+    AudioMode,
+    FallbackMode,
+    Fit,
+    SessionConfig,
+    StreamNames,
+)
+from relay.session_journal import SessionJournal, config_from_plain, plain_config
+
+PLAIN = SessionConfig("http://h/in", "http://h/out", "http://gpu:8889")
+FULL = SessionConfig(
+    "http://user:secret@h/in?token=x",
+    "http://h/out",
+    "http://gpu:8889",
+    prompts=[{"1": {"class_type": "LoadTensor", "inputs": {}}}],
+    width=640,
+    height=360,
+    fit=Fit.COVER,
+    segment_seconds=2.0,
+    fallback=FallbackMode.REPEAT,
+    audio=AudioMode.PROCESS,
+    audio_codec=AudioCodec.OPUS,
+    sends_audio=True,
+    control_url="http://h/control",
+    data_url="http://h/data",
+    channels_given=True,
+    events_url="http://h/events",
+    names=StreamNames("r", "s", "m", "x"),
+    params={"a": [1, None]},
+    warnings=("one", "two"),
+)
+
+
+def test_the_example_has_no_defaults() -> None:
+    """A field that is added to a session's configuration has to be added here."""
+    same = {
+        f.name for f in fields(SessionConfig) if getattr(PLAIN, f.name) == getattr(FULL, f.name)
+    }
+    assert same == {"output_stream_url", "comfystream_url"}
+
+
+@pytest.mark.parametrize("config", [PLAIN, FULL])
+def test_a_session_is_read_as_it_was_written(tmp_path: Path, config: SessionConfig) -> None:
+    """By another process, from the file."""
+    SessionJournal(Journal(tmp_path)).began("id", config)
+    [left] = SessionJournal(Journal(tmp_path)).left_overs()
+    assert left.session_id == "id"
+    assert left.config == config
+    assert {f.name: type(getattr(left.config, f.name)) for f in fields(config)} == {
+        f.name: type(getattr(config, f.name)) for f in fields(config)
+    }
+
+
+def test_what_has_ended_is_struck_off(tmp_path: Path) -> None:
+    """The others stay, in their order; ending twice is no fault."""
+    journal = SessionJournal(Journal(tmp_path))
+    for session_id in ("a", "b", "c"):
+        journal.began(session_id, PLAIN)
+    journal.ended("b")
+    journal.ended("b")
+    left = SessionJournal(Journal(tmp_path)).left_overs()
+    assert [entry.session_id for entry in left] == ["a", "c"]
+
+
+def test_credentials_in_it_are_for_its_owner_alone(tmp_path: Path) -> None:
+    """Nobody else on the machine may read the file."""
+    SessionJournal(Journal(tmp_path)).began("id", FULL)
+    path = tmp_path / FILE_NAME
+    assert "secret" in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fit": "squeeze"},
+        {"width": "wide"},
+        {"prompts": None},
+        {"names": {"other": 1}},
+        {"new_field": 1},
+        {"output_stream_url": 7},
+        {"warnings": 3},
+    ],
+)
+def test_an_entry_of_another_version_is_struck_off(tmp_path: Path, change: dict[str, Any]) -> None:
+    """It can't be taken up; the others can."""
+    content = {
+        "sessions": {"odd": plain_config(FULL) | change, "good": plain_config(PLAIN), "no": 3}
+    }
+    (tmp_path / FILE_NAME).write_text(json.dumps(content))
+    journal = SessionJournal(Journal(tmp_path))
+    assert [left.session_id for left in journal.left_overs()] == ["good"]
+    again = SessionJournal(Journal(tmp_path)).left_overs()
+    assert [left.session_id for left in again] == ["good"]
+
+
+def test_without_a_journal_nothing_is_kept() -> None:
+    """A relay without RELAY_STATE_DIR remembers nothing, not even to itself."""
+    journal = SessionJournal(Journal(None))
+    journal.began("id", PLAIN)
+    assert journal.left_overs() == []
+
+
+def test_a_missing_field_is_no_configuration() -> None:
+    """Older entries are not guessed at."""
+    plain = plain_config(PLAIN)
+    del plain["audio"]
+    with pytest.raises(ValueError, match="other fields"):
+        config_from_plain(plain)
