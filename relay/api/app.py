@@ -15,10 +15,13 @@ from relay.api.request_context import add_request_id, request_context
 from relay.api.streams import STREAMS, Streams
 from relay.comfystream.workflows import TextWorkflow
 from relay.config import Settings
+from relay.registration import Registration, open_registration
 from relay.tasks import cancel_and_wait
 
 CONNECTIONS_CLOSE_S = 0.25
 """Of the time to stop: what is left for answers under way when the sessions have ended."""
+REGISTRATION: web.AppKey[list[Registration]] = web.AppKey("registration")
+"""Empty, or the one."""
 MOST_HEADERS = 64
 """Of a request, each of 8190 bytes at the most; more are answered 400."""
 
@@ -36,6 +39,7 @@ def build_app(settings: Settings, sessions: SessionService) -> web.Application:
     app[SETTINGS] = settings
     app[SESSIONS] = sessions
     app[STREAMS] = Streams(sessions)
+    app[REGISTRATION] = []
     app[RATE_LIMIT] = make_rate_limit(settings.requests_per_second)
     app[TEXT_WORKFLOW] = (
         TextWorkflow.load(settings.text_workflow) if settings.text_workflow else None
@@ -73,6 +77,7 @@ async def drain(app: web.Application, hurry: asyncio.Event) -> None:
     """
     sessions, limit_s = app[SESSIONS], app[SETTINGS].drain_timeout_s
     sessions.begin_drain()
+    await _unregister(app)
     if limit_s:
         waiting = [
             asyncio.ensure_future(waited) for waited in (sessions.wait_empty(), hurry.wait())
@@ -85,9 +90,28 @@ async def drain(app: web.Application, hurry: asyncio.Event) -> None:
 
 
 async def _start_sessions(app: web.Application) -> None:
-    await app[SESSIONS].start()
+    sessions = app[SESSIONS]
+    await sessions.start()
+    registration = open_registration(
+        app[SETTINGS], lambda: sessions.warm and not _draining(sessions)
+    )
+    if registration is not None:
+        app[REGISTRATION].append(registration)
+        registration.start()
+
+
+async def _unregister(app: web.Application) -> None:
+    """Before the sessions end: the orchestrator sends no more."""
+    for registration in app[REGISTRATION]:
+        await registration.aclose()
+
+
+def _draining(sessions: SessionService) -> bool:
+    problem = sessions.why_not_ready()
+    return problem is not None and problem.code == "draining"
 
 
 async def _end_sessions(app: web.Application) -> None:
+    await _unregister(app)
     limit_s = app[SETTINGS].stop_timeout_s
     await app[SESSIONS].aclose(timeout_s=max(limit_s / 2, limit_s - CONNECTIONS_CLOSE_S))

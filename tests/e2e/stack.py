@@ -19,6 +19,7 @@ from relay.config import Settings
 from relay.media.access_unit import AccessUnit, DecodedFrame
 from relay.media.stream_decoder import TrickleStreamDecoder
 from relay.trickle.server import TrickleServer
+from relay.trickle.server_options import ServerOptions
 from relay.trickle.subscriber import TrickleSubscriber
 from relay.trickle.subscriber_options import SubscriberOptions
 from tests.standin_process import StandIn, standin_process
@@ -183,10 +184,13 @@ def assert_every_frame_once_with_its_time(
 
 
 @asynccontextmanager
-async def running_stack(*standin_arguments: str, **settings: Any) -> AsyncIterator[Stack]:
+async def running_stack(
+    *standin_arguments: str, trickle_options: ServerOptions | None = None, **settings: Any
+) -> AsyncIterator[Stack]:
     """Trickle server and relay in this process, the stand-in in its own."""
-    async with TrickleServer(host="127.0.0.1", port=0) as trickle:
+    async with TrickleServer(host="127.0.0.1", port=0, options=trickle_options) as trickle:
         async with standin_process(*standin_arguments) as comfystream:
+            settings.setdefault("comfystream_url", comfystream.url)
             app = create_app(Settings(**{"segment_seconds": 0.5, **settings}))
             runner = web.AppRunner(app, access_log=None)
             await runner.setup()
