@@ -15,7 +15,9 @@ import aiohttp
 
 from relay.control_channel import ControlChannel
 from relay.line_publisher import LinePublisher
+from relay.session_change import ChangeResult
 from relay.session_config import SessionConfig
+from relay.trickle.publisher_options import CreatePolicy
 
 
 class SessionChannels:
@@ -49,12 +51,17 @@ class SessionChannels:
                 handle_control,
                 self.note_bad,
                 on_control_end,
-                wait_for_channel_s=wait_for_channel_s,
+                wait_for_channel_s=0.0 if config.channels_given else wait_for_channel_s,
             )
             if config.control_url
             else None
         )
-        self.data = LinePublisher(config.data_url, http, name="data") if config.data_url else None
+        create = CreatePolicy.NEVER if config.channels_given else CreatePolicy.IF_MISSING
+        self.data = (
+            LinePublisher(config.data_url, http, name="data", create=create)
+            if config.data_url
+            else None
+        )
 
     def start(self) -> None:
         """Open what there is; returns at once."""
@@ -71,6 +78,15 @@ class SessionChannels:
         """A control message could not be understood."""
         self.counts["bad"] += 1
         self.last_problem = problem
+
+    def note_result(self, done: asyncio.Future[ChangeResult]) -> None:
+        """What became of the change that a message asked for."""
+        error = done.exception()
+        if error is None:
+            self.counts[done.result().value] += 1
+        else:
+            self.counts["failed"] += 1
+            self.last_problem = str(error)
 
     def status(self) -> dict[str, Any]:
         """The `channels` object of the session status: None for those that are not there."""

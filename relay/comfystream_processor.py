@@ -23,8 +23,9 @@ from relay.backoff import backoff_delays
 from relay.codec_executor import CodecExecutor
 from relay.comfystream.leases import ServerLease
 from relay.comfystream.signalling import exchange_offer
-from relay.errors import ProcessingError
+from relay.errors import BusyError, ProcessingError
 from relay.fallback import GRACE_S, Fallback
+from relay.live_changes import LiveChanges, NewConnectionWanted
 from relay.media.access_unit import DecodedFrame
 from relay.media.encoder import VideoEncoder
 from relay.processor import ProcessedUnit, SoundExchange
@@ -66,6 +67,8 @@ class ReconnectPolicy:
     limit_s: float = 0.0
     """Without a processed picture for this long it is given up; 0 never is."""
     fallback_grace_s: float = GRACE_S
+    update_timeout_s: float = 30.0
+    """For ComfyStream to confirm new prompts: it runs them once, and may have to load a model."""
 
 
 class ComfyStreamProcessor:
@@ -73,6 +76,8 @@ class ComfyStreamProcessor:
 
     Args:
         on_change: called on the event loop when `link_state` has changed.
+        acquire_lease: takes a lease for a session that gets prompts later; raises RequestError.
+        on_config: called on the event loop with each new configuration in force.
         sound: what sends sound along and takes what returns; None for pictures only.
     """
 
@@ -87,6 +92,8 @@ class ComfyStreamProcessor:
         lease: ServerLease | None,
         on_change: Callable[[], None],
         *,
+        acquire_lease: Callable[[], ServerLease],
+        on_config: Callable[[SessionConfig], None] = lambda _: None,
         sound: SoundExchange | None = None,
     ) -> None:
         self.link_state = LinkState.CONNECTING
@@ -94,18 +101,32 @@ class ComfyStreamProcessor:
         """Why the last attempt failed; None while it works."""
         self.attempts = 0
         self.connections = 0
-        self._config = config
+        self.changes = LiveChanges(
+            config,
+            lease,
+            acquire_lease,
+            self._config_changed,
+            update_timeout_s=policy.update_timeout_s,
+        )
+        self._on_config = on_config
         self._options = options
         self._policy = policy
         self._http = http
         self._codecs = codecs
         self._make_encoder = make_encoder
-        self._lease = lease
         self._on_change = on_change
         self._sound = sound
         self._client: WebRTCClient | None = None
         self._watch: WorkflowWatch | None = None
         self._fallback = Fallback(config.fallback, lambda _: None, grace_s=policy.fallback_grace_s)
+
+    @property
+    def _config(self) -> SessionConfig:
+        return self.changes.config
+
+    @property
+    def _lease(self) -> ServerLease | None:
+        return self.changes.lease
 
     async def run(
         self, frames: MediaQueue[DecodedFrame], processed: MediaQueue[ProcessedUnit]
@@ -123,6 +144,7 @@ class ComfyStreamProcessor:
         self._fallback = Fallback(
             self._config.fallback, show, grace_s=self._policy.fallback_grace_s
         )
+        self._fallback.paused = self._config.paused
         frames.observer = self._fallback.see_input
         waits = self._backoff()
         try:
@@ -131,8 +153,13 @@ class ComfyStreamProcessor:
                 try:
                     await self._process_once(frames)
                     return
+                except NewConnectionWanted:
+                    self._set_link_state(LinkState.WAITING)
+                    continue
                 except ProcessingError as error:
                     self._note_failure(error)
+                    if error.code == "comfystream_refused" and self.changes.refused(error):
+                        continue
                     if self._remaining_s() <= 0:
                         raise
                 if time.monotonic() - began_at > self._policy.steady_after_s:
@@ -157,8 +184,12 @@ class ComfyStreamProcessor:
         return (
             self.link_state is LinkState.CONNECTED
             and self.problem is None
-            and not self._fallback.active
-            and (unanswered_since is None or time.monotonic() - unanswered_since <= LATE_S)
+            and (self._config.paused or not self._fallback.active)
+            and (
+                self._config.paused
+                or unanswered_since is None
+                or time.monotonic() - unanswered_since <= LATE_S
+            )
         )
 
     @property
@@ -206,6 +237,23 @@ class ComfyStreamProcessor:
         if self._client is not None:
             self._client.see_decoded(decodable)
 
+    async def ask(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        """Send a message on the control channel of the connection that stands; its reply, if any.
+
+        Raises:
+            BusyError: `not_connected`; `comfystream_silent`.
+        """
+        client = self._client
+        if client is None or client.control is None or self.link_state is not LinkState.CONNECTED:
+            raise BusyError("not connected to ComfyStream now", code="not_connected")
+        try:
+            return await client.control.ask(message)
+        except ProcessingError as error:
+            silent = error.code == "control_timeout"
+            raise BusyError(
+                error.message, code="comfystream_silent" if silent else "not_connected"
+            ) from error
+
     @property
     def webrtc_state(self) -> str:
         """W3C's RTCPeerConnectionState of the current connection."""
@@ -214,10 +262,15 @@ class ComfyStreamProcessor:
     async def _process_once(self, frames: MediaQueue[DecodedFrame]) -> None:
         self.attempts += 1
         self._set_link_state(LinkState.CONNECTING)
+        lease = None
         try:
             async with self._limited():
-                if self._lease is not None:
-                    await _discarding(frames, self._lease.wait_until_safe())
+                self.changes.adopt()
+                while (lease := self._lease) is not None:
+                    await _discarding(frames, lease.wait_until_safe())
+                    self.changes.adopt()
+                    if lease is self._lease:
+                        break
                 client = self._client = self._new_client()
                 await self._connect(client, frames)
             try:
@@ -228,9 +281,9 @@ class ComfyStreamProcessor:
             finally:
                 await client.aclose()
         finally:
-            if self._lease is not None:
-                self._lease.leave()
-                await self._lease.confirm_left()
+            if lease is not None:
+                lease.leave()
+                await lease.confirm_left()
 
     async def _connect(self, client: WebRTCClient, frames: MediaQueue[DecodedFrame]) -> None:
         """Connect, or leave nothing behind, or leave it to the lease."""
@@ -242,6 +295,13 @@ class ComfyStreamProcessor:
                 await cancel_and_wait([connecting])
                 await client.aclose()
             raise
+
+    def _config_changed(self, config: SessionConfig) -> None:
+        if config.paused:
+            self._fallback.paused = True
+        elif self._fallback.paused:
+            self._fallback.resume()
+        self._on_config(config)
 
     @contextlib.asynccontextmanager
     async def _limited(self) -> AsyncIterator[None]:
@@ -264,7 +324,7 @@ class ComfyStreamProcessor:
     def _remaining_s(self) -> float:
         """Until processing is given up, seconds; infinity if it never is. An input that brings
         nothing is not the server's fault."""
-        if not self._policy.limit_s:
+        if not self._policy.limit_s or self._config.paused:
             return math.inf
         now = time.monotonic()
         return (self._fallback.unanswered_since or now) + self._policy.limit_s - now
@@ -274,11 +334,15 @@ class ComfyStreamProcessor:
 
     async def _stay_connected(self, client: WebRTCClient) -> None:
         if not self._config.prompts:
-            return await client.run()
+            return await run_beside(client.run(), self.changes.follow(client, None))
         assert client.control is not None
         self._watch = WorkflowWatch(self._config.prompts)
         try:
-            await run_beside(client.run(), self._watch.run(client.control))
+            await run_beside(
+                client.run(),
+                self._watch.run(client.control),
+                self.changes.follow(client, self._watch),
+            )
         finally:
             self._watch = None
 

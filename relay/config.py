@@ -146,6 +146,11 @@ class Settings(BaseSettings):
         description='File with the workflow, in API format, that `{"text"}` prompts are put'
         " into, in place of `{{prompt}}`. Without one they run the default workflow.",
     )
+    workflow_dir: Path | None = Field(
+        None,
+        description="Folder of workflows, `NAME.json` in API format, that prompts may name:"
+        ' `{"workflow": "NAME", "text": "..."}`.',
+    )
     video_bitrate: int = Field(
         0, ge=0, le=200_000_000, description="Of the output, bits per second; 0 chooses by size."
     )
@@ -168,6 +173,10 @@ class Settings(BaseSettings):
     offer_timeout_s: Seconds = Field(
         300.0,
         description="Longest wait for ComfyStream's answer to an offer; loading models counts.",
+    )
+    update_timeout_s: Seconds = Field(
+        30.0,
+        description="Longest wait for ComfyStream to confirm new prompts of a session that runs.",
     )
     reconnect_first_wait_s: Seconds = Field(
         1.0, description="Wait before the second attempt to connect; doubles from there on."

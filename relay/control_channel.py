@@ -34,7 +34,8 @@ class ControlChannel:
         handle: called on the event loop with each JSON object, in order; must return at once.
         on_bad: called with what is wrong with a message that is no JSON object.
         on_end: called once when the channel was closed or is gone.
-        wait_for_channel_s: how long a channel that does not exist yet is waited for.
+        wait_for_channel_s: how long a channel that does not exist yet is waited for; 0: it exists,
+            and if it does not, it has ended.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class ControlChannel:
         self._on_bad = on_bad
         self._on_end = on_end
         self._options = SubscriberOptions(wait_for_channel_s=wait_for_channel_s)
+        self._given = not wait_for_channel_s
         self._task: asyncio.Task[None] | None = None
         self._log = log.bind(channel=mask_credentials(url), role="control")
         self._limited_log = LimitedLog(self._log)
@@ -83,10 +85,9 @@ class ControlChannel:
                     return
                 await asyncio.sleep(RETRY_S)
                 continue
-            if subscriber.end_reason in (EndReason.CLOSED, EndReason.GONE):
+            self._log.info("channel.ended", reason=str(subscriber.end_reason))
+            if self._given or subscriber.end_reason in (EndReason.CLOSED, EndReason.GONE):
                 self._on_end()
-            else:
-                self._log.warning("channel.never_existed")
             return
 
     async def _read(self, subscriber: TrickleSubscriber) -> None:

@@ -58,6 +58,8 @@ class Fallback:
         """Frames that the fallback stood in for."""
         self.frames_late = 0
         """Processed pictures of frames that were passed by meanwhile."""
+        self.paused = False
+        """Whether nothing is to be processed: the fallback begins at once."""
         self.unanswered_since: float | None = None
         """When the first of the frames came since which nothing has come back."""
         self._show = show
@@ -90,6 +92,11 @@ class Fallback:
             self.frames_fallback += 1
             self._passed_by = self._inputs
             self._show(unit)
+
+    def resume(self) -> None:
+        """Processing goes on: what comes from now on is waited for."""
+        self.paused = False
+        self.unanswered_since = None
 
     def take_processed(self, unit: ProcessedUnit) -> None:
         """A processed picture came back."""
@@ -131,4 +138,6 @@ class Fallback:
         return self._numbers.get((unit.pts, unit.arrived_at), 0) <= self._passed_by
 
     def _limit_s(self) -> float:
+        if self.paused:
+            return -1.0
         return max(self._grace_s, PATIENCE * max(self._responses, default=0.0))

@@ -17,6 +17,7 @@ import aiohttp
 
 from relay.codec_executor import CodecExecutor
 from relay.comfystream.leases import ServerLeases
+from relay.comfystream.prompt_library import PromptLibrary
 from relay.comfystream.quarantine import QuarantineRules
 from relay.comfystream_processor import ReconnectPolicy
 from relay.config import IceTransportPolicy, Settings
@@ -78,7 +79,9 @@ class PipelineResources:
             first_wait_s=settings.reconnect_first_wait_s,
             longest_wait_s=settings.reconnect_longest_wait_s,
             limit_s=settings.reconnect_limit_s,
+            update_timeout_s=settings.update_timeout_s,
         )
+        self.prompts = PromptLibrary(settings.text_workflow, settings.workflow_dir)
         self.journal = journal = Journal(settings.state_dir)
         self.leases = ServerLeases(
             QuarantineRules(
@@ -221,6 +224,11 @@ class Pipeline:
         self._decoded.close()
         if self._ingest_task is not None:
             self._ingest_task.cancel()
+
+    def resize(self, width: int, height: int) -> None:
+        """Bring pictures to another size from now on."""
+        self._decoder.resize(width, height)
+        self._decoded.clear("resized")
 
     def queue_sizes(self) -> dict[str, int]:
         """How many items wait in each queue now."""

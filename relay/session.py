@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
+from relay.change_request import read_change
+from relay.channels import SessionChannels
 from relay.comfystream_processor import ComfyStreamProcessor, LinkState
-from relay.errors import ProcessingError, RelayError
+from relay.errors import ProcessingError, RelayError, RequestError
 from relay.events_channel import EventsChannel
 from relay.pipeline import Pipeline, PipelineResources
 from relay.redaction import mask_credentials
+from relay.session_change import RequestedChange
 from relay.session_config import SessionConfig
 from relay.session_health import Health, judge
 from relay.session_state import TRANSITIONS, EndReason, SessionState
@@ -44,7 +47,6 @@ class Session:
             if config.prompts
             else None
         )
-        self._lease = lease
         self.config = config
         self.state = SessionState.STARTING
         self.created_at = datetime.now(UTC)
@@ -65,12 +67,25 @@ class Session:
             resources.make_uplink_encoder,
             lease,
             on_change=self._follow_link,
+            acquire_lease=lambda: resources.leases.acquire(config.comfystream_url, self.session_id),
+            on_config=self._follow_config,
             sound=server_sound,
         )
         self._events: EventsChannel | None = None
         if config.events_url:
             self._events = self._make_events(config, config.events_url, resources)
         self._pipeline = Pipeline(config, resources, self._processor, server_sound)
+        self._normalize = resources.prompts.normalize
+        self._has_sound = server_sound is not None
+        self._changes = self._processor.changes.queue
+        self._channels = SessionChannels(
+            config,
+            resources.http,
+            self._handle_control,
+            self._on_control_end,
+            wait_for_channel_s=resources.settings.input_timeout_s,
+        )
+        self._stopping: asyncio.Task[None] | None = None
         self._final_status: dict[str, Any] | None = None
         self._task: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
@@ -100,6 +115,39 @@ class Session:
         if not done:
             self._log.warning("session.stop_timeout", timeout_s=timeout_s)
             await cancel_and_wait([self._task])
+
+    def request_change(
+        self, params: Mapping[str, object], *, lenient: bool = False
+    ) -> RequestedChange:
+        """Ask for a change of prompts, size or pause.
+
+        Args:
+            lenient: read `params` as a control channel's message.
+
+        Raises:
+            RequestError: 422 `validation_failed`; 409 `session_ended`.
+        """
+        if self.state is SessionState.STOPPING or self.state.final:
+            raise _session_ended()
+        request = read_change(params, self._normalize, has_sound=self._has_sound, lenient=lenient)
+        if not request.change.names:
+            raise RequestError(
+                "the message holds nothing that can be changed", code="validation_failed"
+            )
+        return RequestedChange(self._changes.submit(request.change), request.warnings)
+
+    async def ask_comfystream(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        """Pass a message on to ComfyStream's control channel, of whatever type.
+
+        Returns:
+            Its reply; None if it sends none, as it does for what it does not know.
+
+        Raises:
+            RelayError: there is no connection, or no answer in time.
+        """
+        if self.state is SessionState.STOPPING or self.state.final:
+            raise _session_ended()
+        return await self._processor.ask(message)
 
     async def wait_ended(self) -> None:
         """Return when the session has ended, for whatever reason."""
@@ -142,6 +190,9 @@ class Session:
             "error": error.message if error else None,
             "error_code": error.code if error else None,
             "warnings": list(self.config.warnings),
+            "paused": self.config.paused,
+            "changes": self._changes.status(),
+            "channels": self._channels.status(),
             "processing": self._processor.status(),
             **self._pipeline.status(),
         }
@@ -163,6 +214,7 @@ class Session:
             workflows=len(self.config.prompts),
         )
         final = SessionState.STOPPED
+        self._channels.start()
         try:
             reason = await self._pipeline.run()
             self.end_reason = self.end_reason or reason
@@ -185,13 +237,13 @@ class Session:
             self._log.exception("session.internal_error", error=str(error))
         finally:
             self.ended_at = datetime.now(UTC)
-            if self._lease is not None:
-                self._lease.release()
+            self._processor.changes.close()
             if self.state is not SessionState.STOPPING:
                 self._set_state(SessionState.STOPPING, _value(self.end_reason))
             self._set_state(final, _value(self.end_reason))
             self._final_status = self.status()
             try:
+                await self._channels.aclose()
                 if self._events is not None:
                     await self._events.aclose()
             finally:
@@ -262,8 +314,27 @@ class Session:
                 was_connected = self._processor.connections > 0
                 state = SessionState.RECONNECTING if was_connected else SessionState.STARTING
                 problem = self._processor.problem
-                self._set_state(state, problem.code if problem else "unknown")
+                self._set_state(state, problem.code if problem else "changed")
                 self._tell_observers()
+
+    def _follow_config(self, config: SessionConfig) -> None:
+        if (config.width, config.height) != (self.config.width, self.config.height):
+            self._pipeline.resize(config.width, config.height)
+        self.config = config
+
+    def _handle_control(self, message: dict[str, Any]) -> None:
+        try:
+            requested = self.request_change(message, lenient=True)
+        except RelayError as error:
+            self._log.warning("channel.control_refused", code=error.code, error=error.message)
+            self._channels.note_bad(error.message)
+            return
+        requested.result.add_done_callback(self._channels.note_result)
+
+    def _on_control_end(self) -> None:
+        """The control channel is gone, and with it whoever the stream is for."""
+        if self._stopping is None and not self.state.final:
+            self._stopping = asyncio.create_task(self.stop(EndReason.CONTROL_ENDED))
 
     def _set_state(self, state: SessionState, reason: str) -> None:
         if state is self.state:
@@ -277,6 +348,10 @@ class Session:
     def _tell_observers(self) -> None:
         for observer in self.observers:
             observer(self)
+
+
+def _session_ended() -> RequestError:
+    return RequestError("the session has ended", code="session_ended", http_status=409)
 
 
 def _value(reason: EndReason | None) -> str:

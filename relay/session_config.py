@@ -92,5 +92,7 @@ class SessionConfig:
     """Of a stream that an orchestrator started."""
     params: dict[str, Any] = field(default_factory=dict)
     """What that asked for, in its own words."""
+    paused: bool = False
+    """Processing rests, and the output shows the fallback."""
     warnings: tuple[str, ...] = ()
     """What was understood differently than it may have been meant; shown in the status."""

@@ -58,6 +58,8 @@ class EndReason(StrEnum):
     INPUT_TIMEOUT = "input_timeout"
     PROCESSING_FAILED = "processing_failed"
     """ComfyStream could not be used for too long."""
+    CONTROL_ENDED = "control_ended"
+    """Its control channel was closed or deleted."""
     OUTPUT_GONE = "output_gone"
     DRAINED = "drained"
     """The relay itself was shut down."""

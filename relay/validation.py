@@ -89,6 +89,13 @@ def is_ice_url(value: str) -> bool:
     return _ICE_URL.fullmatch(value) is not None
 
 
+def even_size(name: str, size: int, warnings: list[str]) -> int:
+    """A side of the picture as H.264 can carry it; one that had to be changed is told of."""
+    if size % 2:
+        warnings.append(f"{name} {size} is odd, which H.264 can't carry; {size - 1} is used")
+    return size - size % 2
+
+
 def problem_in_words(error: Mapping[str, Any]) -> str:
     """One error of pydantic's as words that follow the field's name, without the input.
 

@@ -7,9 +7,10 @@ every fault of the server's timestamps. Reconnecting is `comfystream_processor`'
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 import structlog
@@ -98,6 +99,8 @@ class WebRTCClient:
         self._state_changed = asyncio.Event()
         self._connected_at = 0.0
         self._undecodable_since: float | None = None
+        self._resting = False
+        self._excused_until = -math.inf
 
     @property
     def state(self) -> str:
@@ -187,6 +190,42 @@ class WebRTCClient:
         elif self._undecodable_since is None:
             self._undecodable_since = time.monotonic()
 
+    @property
+    def has_sound(self) -> bool:
+        """Whether sound goes along."""
+        return self._sound is not None
+
+    @property
+    def resting(self) -> bool:
+        """Paused, and the server gets nothing at all."""
+        return self._resting
+
+    def sending(self, within_s: float) -> bool:
+        """Whether a frame of the source was sent so lately."""
+        sent_at = self.ledger.last_sent_at
+        return sent_at is not None and time.monotonic() - sent_at <= within_s
+
+    def pause(self, *, rest: bool) -> None:
+        """Send no more of the source's frames; with `rest`, nothing."""
+        assert self._outgoing is not None
+        self._resting = rest
+        self._outgoing.pause(rest=rest)
+
+    def resume(self) -> None:
+        """Send what comes from now on."""
+        assert self._outgoing is not None
+        self._resting = False
+        self._outgoing.resume()
+
+    @contextlib.contextmanager
+    def excused(self) -> Iterator[None]:
+        """While this lasts, nothing has to come back."""
+        self._excused_until = math.inf
+        try:
+            yield
+        finally:
+            self._excused_until = time.monotonic()
+
     async def aclose(self) -> None:
         """Say goodbye (RTCP BYE, DTLS close) and free everything. Idempotent, bounded."""
         peer, self._peer = self._peer, None
@@ -228,7 +267,7 @@ class WebRTCClient:
             raise ProcessingError(
                 "the WebRTC connection to ComfyStream stopped sending", code="webrtc_failed"
             )
-        await self._wait_for_returns()
+        await self.drain()
 
     async def _wait_for_state(self, wanted: str) -> None:
         assert self._peer is not None
@@ -275,8 +314,9 @@ class WebRTCClient:
             if unanswered_since is None or (last_unit_at or -math.inf) >= unanswered_since:
                 # Kept until something comes back: frames that are given up below don't move it.
                 unanswered_since = self.ledger.oldest_unreturned_at()
-            if unanswered_since is None:
+            if unanswered_since is None or self._excused_until > now:
                 continue
+            unanswered_since = max(unanswered_since, self._excused_until)
             if last_unit_at is None:
                 silent_s, limit_s = now - unanswered_since, FIRST_MEDIA_TIMEOUT_S
             else:
@@ -299,8 +339,8 @@ class WebRTCClient:
         await self._incoming.first_packet.wait()
         await self._incoming.limit_bitrate(self._options.bit_rate)
 
-    async def _wait_for_returns(self) -> None:
-        """Frames under way still come back, but nobody waits long for the last ones."""
+    async def drain(self) -> None:
+        """Return when what is under way has come back; nobody waits long for the last ones."""
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
                 while self.ledger.identifier.in_flight:

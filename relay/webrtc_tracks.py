@@ -54,6 +54,8 @@ class FrameLedger:
     sent: RateMeter = field(default_factory=RateMeter)
     returned: RateMeter = field(default_factory=RateMeter)
     round_trip: DelayMeter = field(default_factory=DelayMeter)
+    last_sent_at: float | None = None
+    """When a frame of the source was sent."""
     abandoned: int = 0
     """Frames sent that never came back."""
 
@@ -117,6 +119,8 @@ class VideoStreamTrack(MediaStreamTrack):
         self._encoder: VideoEncoder | None = None
         self._announcement: av.Packet[Any] | None = None
         self._last: DecodedFrame | None = None
+        self._paused = False
+        self._resting = False
         self._keyframe_wanted = False
         self._last_keyframe_at = float("-inf")
         self._overload = OverloadRule()
@@ -125,6 +129,19 @@ class VideoStreamTrack(MediaStreamTrack):
     def request_keyframe(self) -> None:
         """The peer can't decode (PLI or FIR): make the next frame an IDR, rate-limited."""
         self._keyframe_wanted = True
+
+    def pause(self, *, rest: bool) -> None:
+        """Send no more of the source's frames, until `resume`.
+
+        Args:
+            rest: nor repeats of the last one.
+        """
+        self._paused = True
+        self._resting = rest
+
+    def resume(self) -> None:
+        """Send what comes from now on."""
+        self._paused = self._resting = False
 
     async def recv(self) -> av.Packet[Any]:
         """The next packet: an access unit, or the delimiter that announces the next one.
@@ -175,10 +192,8 @@ class VideoStreamTrack(MediaStreamTrack):
     async def _next_frame(self) -> tuple[DecodedFrame, int | None]:
         """A frame to send and its source pts, or the last one again and None."""
         await self._flight.wait_for_room()
-        try:
-            async with asyncio.timeout(FEED_INTERVAL_S if self._last is not None else None):
-                frame = await self._frames.get()
-        except TimeoutError:
+        frame = await self._take_frame()
+        if frame is None:
             assert self._last is not None
             return self._last, None
         if self._overload.should_skip(1 + len(self._frames), self._clock()):
@@ -190,9 +205,26 @@ class VideoStreamTrack(MediaStreamTrack):
         self._last = frame
         return frame, frame.pts
 
+    async def _take_frame(self) -> DecodedFrame | None:
+        """The next frame to send, or None when it is time to repeat the last one."""
+        feed_at = self._clock() + FEED_INTERVAL_S
+        while True:
+            feeds = self._last is not None and not self._resting
+            try:
+                async with asyncio.timeout(max(0.0, feed_at - self._clock()) if feeds else None):
+                    frame = await self._frames.get()
+            except TimeoutError:
+                if self._resting:
+                    continue  # since this wait began
+                return None
+            if not self._paused:
+                return frame
+            self._frames.dropped["paused"] += 1
+
     async def _encode(self, frame: DecodedFrame, source_pts: int | None) -> AccessUnit | None:
-        if self._encoder is None:
-            self._encoder = self._make_encoder(frame.frame.width, frame.frame.height)
+        size = frame.frame.width, frame.frame.height
+        if self._encoder is None or (self._encoder.width, self._encoder.height) != size:
+            self._encoder = self._make_encoder(*size)
         stamp = self._ledger.issuer.issue()
         force_keyframe = self._take_keyframe_request()
         units = await self._codecs.run(self._encoder.encode, frame.frame, stamp, force_keyframe)
@@ -204,6 +236,8 @@ class VideoStreamTrack(MediaStreamTrack):
         sent = SentFrame(unit.pts, source_pts, frame.arrived_at, self._clock())
         self._ledger.identifier.remember(sent)
         self._ledger.sent.tick()
+        if source_pts is not None:
+            self._ledger.last_sent_at = sent.sent_at
         self._flight.sent()
         return unit
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import structlog
@@ -29,6 +30,12 @@ class WorkflowWatch:
         self.problem: ProcessingError | None = None
         """Code `workflow_not_running`, while the server was last found not to run them."""
         self._workflows = workflows
+        self._changed = asyncio.Event()
+
+    def expect(self, workflows: list[dict[str, Any]]) -> None:
+        """Others run from now on: look again soon."""
+        self._workflows = workflows
+        self._changed.set()
 
     async def run(self, control: ControlClient) -> None:
         """Ask until cancelled. A server that does not answer is asked again the next time."""
@@ -38,7 +45,11 @@ class WorkflowWatch:
                 self._note(check_running(self._workflows, await control.get_nodes()))
             except ProcessingError as error:
                 log.debug("comfystream.workflow_unknown", code=error.code, error=error.message)
-            await asyncio.sleep(CHECK_INTERVAL_S)
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CHECK_INTERVAL_S):
+                    await self._changed.wait()
+                await asyncio.sleep(FIRST_CHECK_S)
 
     def _note(self, problem: ProcessingError | None) -> None:
         if problem is not None and self.problem is None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import builtins
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
-from relay.errors import BusyError, RequestError
+from relay.errors import BusyError, RelayError, RequestError
+from relay.session_change import ChangeResult, RequestedChange
 from relay.session_config import SessionConfig
 
 
@@ -18,6 +20,31 @@ class FakeSession:
         self.session_id = str(uuid.uuid4())
         self.config = config
         self.state = "active"
+        self.changes: list[dict[str, Any]] = []
+        self.change_error: RelayError | None = None
+        self.change_result: ChangeResult | RelayError = ChangeResult.APPLIED
+        self.change_warnings: tuple[str, ...] = ()
+        self.asked: list[dict[str, Any]] = []
+        self.reply: dict[str, Any] | RelayError | None = None
+
+    def request_change(
+        self, params: Mapping[str, object], *, lenient: bool = False
+    ) -> RequestedChange:
+        if self.change_error is not None:
+            raise self.change_error
+        self.changes.append(dict(params))
+        result: asyncio.Future[ChangeResult] = asyncio.get_running_loop().create_future()
+        if isinstance(self.change_result, RelayError):
+            result.set_exception(self.change_result)
+        else:
+            result.set_result(self.change_result)
+        return RequestedChange(result, self.change_warnings)
+
+    async def ask_comfystream(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        if isinstance(self.reply, RelayError):
+            raise self.reply
+        self.asked.append(message)
+        return self.reply
 
     def summary(self) -> dict[str, Any]:
         return {

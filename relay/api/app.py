@@ -6,14 +6,14 @@ import asyncio
 
 from aiohttp import web
 
-from relay.api import livepeer_routes, operator_routes, session_routes
+from relay.api import live_routes, livepeer_routes, operator_routes, session_routes
 from relay.api.access import RATE_LIMIT, make_rate_limit, request_limit, token_guard
 from relay.api.errors import error_border
-from relay.api.keys import SESSIONS, SETTINGS, TEXT_WORKFLOW, SessionService
+from relay.api.keys import PROMPTS, SESSIONS, SETTINGS, SessionService
 from relay.api.origins import allow_origins, origin_guard
 from relay.api.request_context import add_request_id, request_context
 from relay.api.streams import STREAMS, Streams
-from relay.comfystream.workflows import TextWorkflow
+from relay.comfystream.prompt_library import PromptLibrary
 from relay.config import Settings
 from relay.registration import Registration, open_registration
 from relay.tasks import cancel_and_wait
@@ -41,10 +41,9 @@ def build_app(settings: Settings, sessions: SessionService) -> web.Application:
     app[STREAMS] = Streams(sessions)
     app[REGISTRATION] = []
     app[RATE_LIMIT] = make_rate_limit(settings.requests_per_second)
-    app[TEXT_WORKFLOW] = (
-        TextWorkflow.load(settings.text_workflow) if settings.text_workflow else None
-    )
+    app[PROMPTS] = PromptLibrary(settings.text_workflow, settings.workflow_dir)
     app.add_routes(session_routes.routes)
+    app.add_routes(live_routes.routes)
     app.add_routes(operator_routes.routes)
     livepeer_routes.add_routes(app.router)
     app.on_response_prepare.append(add_request_id)

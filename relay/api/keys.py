@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from aiohttp import web
 
-from relay.comfystream.workflows import TextWorkflow
+from relay.comfystream.prompt_library import PromptLibrary
 from relay.config import Settings
 from relay.errors import BusyError
+from relay.session_change import RequestedChange
 from relay.session_config import SessionConfig
 
 
@@ -21,6 +22,16 @@ class SessionView(Protocol):
 
     def status(self) -> dict[str, Any]:
         """The `session` object of `GET /session/{id}/status`."""
+        ...
+
+    def request_change(
+        self, params: Mapping[str, object], *, lenient: bool = False
+    ) -> RequestedChange:
+        """Ask for a change of what runs."""
+        ...
+
+    async def ask_comfystream(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        """Pass a message on to ComfyStream."""
         ...
 
     def summary(self) -> dict[str, Any]:
@@ -72,9 +83,20 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 SETTINGS = web.AppKey("settings", Settings)
 SESSIONS = web.AppKey("sessions", SessionService)
-TEXT_WORKFLOW: web.AppKey[TextWorkflow | None] = web.AppKey("text_workflow")
-"""What `{"text"}` prompts are put into; None where the operator configured nothing."""
+PROMPTS = web.AppKey("prompts", PromptLibrary)
+"""What makes workflows of prompts."""
 REQUEST_ID = web.RequestKey("request_id", str)
 """Names the request in its answer, in the `X-Request-ID` header and in the log."""
 SESSION_ID = web.RequestKey("session_id", str)
 """The session a request is about, once it is known to exist."""
+
+
+def session_of(request: web.Request) -> SessionView:
+    """The session that the path names.
+
+    Raises:
+        RequestError: 404 `session_not_found`.
+    """
+    session = request.app[SESSIONS].get(request.match_info["session_id"])
+    request[SESSION_ID] = session.session_id
+    return session

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from relay.api.body import read_json_object
 from relay.api.errors import error_answer, json_answer
-from relay.api.keys import SESSION_ID, SESSIONS, SETTINGS, TEXT_WORKFLOW
+from relay.api.keys import PROMPTS, SESSION_ID, SESSIONS, SETTINGS
 from relay.api.livepeer_models import (
     LONGEST_NAME,
     CurrentParams,
@@ -164,9 +164,7 @@ async def _start(request: web.Request, *, name_needed: bool) -> web.StreamRespon
     asked = stream_request_from(
         body,
         _header_name(request),
-        lambda session: session_config_from(
-            session, request.app[SETTINGS], request.app[TEXT_WORKFLOW]
-        ),
+        lambda session: session_config_from(session, request.app[SETTINGS], request.app[PROMPTS]),
         name_needed=name_needed,
     )
     streams, sessions = request.app[STREAMS], request.app[SESSIONS]

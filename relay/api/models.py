@@ -20,8 +20,9 @@ from pydantic import (
 )
 from yarl import URL
 
+from relay.comfystream.prompt_library import PromptLibrary
 from relay.comfystream.workflow_check import gives_sound, quoted, takes_sound
-from relay.comfystream.workflows import PromptsError, TextWorkflow, normalize_prompts
+from relay.comfystream.workflows import PromptsError
 from relay.config import Settings
 from relay.errors import RequestError
 from relay.session_config import AudioCodec, AudioMode, FallbackMode, Fit, SessionConfig
@@ -30,6 +31,7 @@ from relay.validation import (
     SMALLEST_SIZE,
     check_http_url,
     check_server_url,
+    even_size,
     problem_in_words,
 )
 
@@ -77,6 +79,8 @@ class StartRequest(BaseModel):
     fallback: FallbackMode | None = None
     audio: AudioMode | None = None
     audio_codec: AudioCodec | None = None
+    control_url: ChannelUrl | None = None
+    data_url: ChannelUrl | None = None
 
 
 class ValidationFailed(RequestError):
@@ -98,7 +102,7 @@ class ValidationFailed(RequestError):
 
 
 def session_config_from(
-    body: dict[str, object], settings: Settings, text_workflow: TextWorkflow | None
+    body: dict[str, object], settings: Settings, prompts: PromptLibrary
 ) -> SessionConfig:
     """What a start request asks for, with the operator's defaults.
 
@@ -118,7 +122,7 @@ def session_config_from(
     workflows: list[dict[str, Any]] = []
     if "prompts" in body:
         try:
-            normalized = normalize_prompts(body["prompts"], text_workflow)
+            normalized = prompts.normalize(body["prompts"])
             workflows = normalized.workflows
             warnings.extend(normalized.warnings)
         except PromptsError as error:
@@ -135,8 +139,8 @@ def session_config_from(
             )
     if request is None or faults:
         raise ValidationFailed(faults)
-    width = _even("width", request.width or settings.width, warnings)
-    height = _even("height", request.height or settings.height, warnings)
+    width = even_size("width", request.width or settings.width, warnings)
+    height = even_size("height", request.height or settings.height, warnings)
     return SessionConfig(
         input_stream_url=request.input_stream_url,
         output_stream_url=output_url,
@@ -151,6 +155,8 @@ def session_config_from(
         audio=audio_mode(request.audio or settings.audio, workflows),
         audio_codec=request.audio_codec or settings.audio_codec,
         sends_audio=takes_sound(workflows),
+        control_url=request.control_url,
+        data_url=request.data_url,
         warnings=tuple(warnings),
     )
 
@@ -186,12 +192,6 @@ def _channel(url: str) -> tuple[str, str | None, int | None, str]:
     """What makes two addresses the same channel: not their credentials, query or writing."""
     parsed = URL(url)
     return (parsed.scheme, parsed.host, parsed.port, parsed.path.rstrip("/"))
-
-
-def _even(name: str, size: int, warnings: list[str]) -> int:
-    if size % 2:
-        warnings.append(f"{name} {size} is odd, which H.264 can't carry; {size - 1} is used")
-    return size - size % 2
 
 
 def _faults_of(error: ValidationError) -> list[dict[str, str]]:

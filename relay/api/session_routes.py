@@ -9,7 +9,7 @@ from aiohttp import web
 
 from relay.api.body import read_json_object
 from relay.api.errors import json_answer
-from relay.api.keys import SESSION_ID, SESSIONS, SETTINGS, TEXT_WORKFLOW, SessionView
+from relay.api.keys import PROMPTS, SESSION_ID, SESSIONS, SETTINGS, session_of
 from relay.api.models import flag_from, session_config_from
 
 routes = web.RouteTableDef()
@@ -19,7 +19,7 @@ routes = web.RouteTableDef()
 async def start_session(request: web.Request) -> web.StreamResponse:
     """Start a session. It connects in the background; its status says how that goes."""
     body = await read_json_object(request)
-    config = session_config_from(body, request.app[SETTINGS], request.app[TEXT_WORKFLOW])
+    config = session_config_from(body, request.app[SETTINGS], request.app[PROMPTS])
     sessions = request.app[SESSIONS]
     session = await sessions.start_session(config)
     request[SESSION_ID] = session.session_id
@@ -40,7 +40,7 @@ async def start_session(request: web.Request) -> web.StreamResponse:
 @routes.delete("/session/{session_id}")
 async def stop_session(request: web.Request) -> web.StreamResponse:
     """End a session; answers when it has ended."""
-    session_id = _session_of(request).session_id
+    session_id = session_of(request).session_id
     with structlog.contextvars.bound_contextvars(session_id=session_id):
         await request.app[SESSIONS].stop_session(session_id)
     return json_answer({"success": True, "message": f"Session {session_id} stopped"})
@@ -49,7 +49,7 @@ async def stop_session(request: web.Request) -> web.StreamResponse:
 @routes.get("/session/{session_id}/status")
 async def session_status(request: web.Request) -> web.StreamResponse:
     """Everything about one session."""
-    return json_answer({"success": True, "session": _session_of(request).status()})
+    return json_answer({"success": True, "session": session_of(request).status()})
 
 
 @routes.get("/sessions")
@@ -58,9 +58,3 @@ async def list_sessions(request: web.Request) -> web.StreamResponse:
     ended = flag_from(request.query, "ended")
     summaries = [session.summary() for session in request.app[SESSIONS].list(ended=ended)]
     return json_answer({"success": True, "sessions": summaries})
-
-
-def _session_of(request: web.Request) -> SessionView:
-    session = request.app[SESSIONS].get(request.match_info["session_id"])
-    request[SESSION_ID] = session.session_id
-    return session

@@ -32,6 +32,8 @@ REPLIES = {
 """The type of the reply to each type of request."""
 TIMEOUT_S = 5.0
 """An update takes about 50 ms, as it runs the workflow once; a slow workflow takes longer."""
+UNKNOWN_REPLY_S = 1.0
+"""For messages of types that are not in `REPLIES`, which the version at hand does not answer."""
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """A description of a large workflow's nodes has some hundred KB."""
 
@@ -55,6 +57,8 @@ class ControlClient:
         self._open = asyncio.Event()
         self._closed = False
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._unclaimed: asyncio.Future[dict[str, Any]] | None = None
+        self._unknown_turn = asyncio.Lock()
         self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
 
     def opened(self) -> None:
@@ -65,8 +69,8 @@ class ControlClient:
         """The channel is gone: whoever waits is told. Idempotent."""
         self._closed = True
         self._open.set()
-        for waiting in self._waiting.values():
-            if not waiting.done():
+        for waiting in (*self._waiting.values(), self._unclaimed):
+            if waiting is not None and not waiting.done():
                 waiting.set_exception(_gone())
 
     def receive(self, message: str | bytes) -> None:
@@ -81,6 +85,7 @@ class ControlClient:
             log.debug("comfystream.control_ignored", problem="not a reply")
             return
         waiting = self._waiting.get(kind) if isinstance(kind, str) else None
+        waiting = waiting or self._unclaimed
         if waiting is None or waiting.done():
             log.debug("comfystream.control_ignored", problem="nobody waits for it")
             return
@@ -103,6 +108,44 @@ class ControlClient:
             ProcessingError: `control_timeout`; `control_closed`; `control_failed`, with the
                 server's own words.
         """
+        reply = await self._exchange(kind, fields, timeout_s)
+        if reply.get("success") is False:
+            raise ProcessingError(
+                f"ComfyStream refused {kind}: {str(reply.get('error'))[:500]}",
+                code="control_failed",
+            )
+        return reply
+
+    async def ask(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        """Send any message as it is.
+
+        Returns:
+            The reply, also a refusal; None if there is none, as for what the server does not know.
+
+        Raises:
+            ProcessingError: `control_closed`; `control_timeout` for a type that is answered.
+        """
+        kind = message.get("type")
+        if isinstance(kind, str) and kind in REPLIES:
+            fields = {name: value for name, value in message.items() if name != "type"}
+            return await self._exchange(kind, fields, TIMEOUT_S)
+        async with self._unknown_turn:
+            await self._open.wait()
+            if self._closed:
+                raise _gone()
+            self._unclaimed = asyncio.get_running_loop().create_future()
+            try:
+                self._send(json.dumps(message))
+                async with asyncio.timeout(UNKNOWN_REPLY_S):
+                    return await self._unclaimed
+            except TimeoutError:
+                return None
+            finally:
+                self._unclaimed = None
+
+    async def _exchange(
+        self, kind: str, fields: dict[str, Any], timeout_s: float
+    ) -> dict[str, Any]:
         expected = REPLIES[kind]
         async with self._turns[kind]:
             try:
@@ -110,10 +153,12 @@ class ControlClient:
                     await self._open.wait()
                     if self._closed:
                         raise _gone()
-                    waiting = asyncio.get_running_loop().create_future()
+                    waiting: asyncio.Future[dict[str, Any]] = (
+                        asyncio.get_running_loop().create_future()
+                    )
                     self._waiting[expected] = waiting
                     self._send(json.dumps({"type": kind, **fields}))
-                    reply: dict[str, Any] = await waiting
+                    return await waiting
             except TimeoutError:
                 raise ProcessingError(
                     f"ComfyStream did not answer {kind} within {timeout_s:g} s",
@@ -121,12 +166,6 @@ class ControlClient:
                 ) from None
             finally:
                 self._waiting.pop(expected, None)
-        if reply.get("success") is False:
-            raise ProcessingError(
-                f"ComfyStream refused {kind}: {str(reply.get('error'))[:500]}",
-                code="control_failed",
-            )
-        return reply
 
     async def get_nodes(self, *, timeout_s: float = TIMEOUT_S) -> list[dict[str, Any]]:
         """The nodes of each workflow that the server runs, by node id; as

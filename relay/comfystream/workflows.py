@@ -7,6 +7,7 @@
     "..."                           JSON text of one of the above
     ["...", ...]                    JSON text of a workflow in each place
     {"text": "..."}                 put into the operator's text workflow
+    {"workflow": "name", ...}       a workflow of the operator's folder (prompt_library)
     [{"text": "..."}, ...]          the same in a list
 
 JSON text inside JSON text is read once, not again. Messages name fields, nodes and classes and
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +102,7 @@ class TextWorkflow:
 
     def __init__(self, workflow: dict[str, Any]) -> None:
         faults = [_with_node(fault) for fault in check_workflow(workflow).faults]
-        if not faults and _fill(workflow, "") == workflow:
+        if not faults and not holds_placeholder(workflow):
             faults.append("holds no {{prompt}} in any of its string values")
         if faults:
             raise TextWorkflowError("the text workflow " + "; ".join(faults))
@@ -128,8 +130,7 @@ class TextWorkflow:
     def fill(self, text: str) -> dict[str, Any]:
         """A workflow of its own with `text` in every place of the placeholder. The text goes
         into parsed values, so no quoting in it can change the workflow."""
-        filled: dict[str, Any] = _fill(self._workflow, text)
-        return filled
+        return fill_text(self._workflow, text)
 
 
 class TextWorkflowError(RelayError):
@@ -138,15 +139,32 @@ class TextWorkflowError(RelayError):
     code = "invalid_text_workflow"
 
 
+def holds_placeholder(workflow: dict[str, Any]) -> bool:
+    """Whether text can be put into it."""
+    return fill_text(workflow, "") != workflow
+
+
+def fill_text(workflow: dict[str, Any], text: str) -> dict[str, Any]:
+    """A workflow of its own with `text` in every place of `{{prompt}}`."""
+    filled: dict[str, Any] = _fill(workflow, text)
+    return filled
+
+
+NamedWorkflow = Callable[[str, str | None], dict[str, Any]]
+"""The workflow of a name, with a text in it; raises ValueError in words that follow the field."""
+
+
 def normalize_prompts(
-    prompts: object, text_workflow: TextWorkflow | None = None
+    prompts: object,
+    text_workflow: TextWorkflow | None = None,
+    named: NamedWorkflow | None = None,
 ) -> NormalizedPrompts:
     """Bring prompts to one shape and check them. What is passed in is not changed.
 
     Raises:
         PromptsError: with every fault of every workflow, up to `MOST_FAULTS`.
     """
-    reader = _Reader(text_workflow)
+    reader = _Reader(text_workflow, named)
     reader.read(prompts)
     if reader.faults:
         raise PromptsError(reader.faults)
@@ -159,7 +177,8 @@ def normalize_prompts(
 class _Reader:
     """Collects workflows, faults and warnings from one request's prompts."""
 
-    def __init__(self, text_workflow: TextWorkflow | None) -> None:
+    def __init__(self, text_workflow: TextWorkflow | None, named: NamedWorkflow | None) -> None:
+        self._named = named
         self.workflows: list[dict[str, Any]] = []
         self.faults: list[PromptFault] = []
         self.warnings: list[str] = []
@@ -193,6 +212,8 @@ class _Reader:
                 return
         if not isinstance(entry, dict):
             self._refuse(field, 'must be a workflow in API format, or {"text": "..."}')
+        elif isinstance(entry.get("workflow"), str):
+            self._read_named(field, entry)
         elif "text" in entry and not isinstance(entry["text"], dict):
             self._read_text(field, entry)
         else:
@@ -207,6 +228,23 @@ class _Reader:
         if isinstance(value, str):
             self._refuse(field, "is JSON text inside JSON text; encode it once")
         return value
+
+    def _read_named(self, field: str, entry: dict[str, Any]) -> None:
+        for name in entry:
+            if name not in ("workflow", "text"):
+                self._refuse(field, f"has {quoted(name)} beside workflow, which is not known")
+        text = entry.get("text")
+        if text is not None and not isinstance(text, str):
+            self._refuse(f"{field}.text", "must be a string")
+        elif self._named is None:
+            self._refuse(f"{field}.workflow", "can't be given by name here")
+        else:
+            try:
+                workflow = self._named(entry["workflow"], text)
+            except ValueError as error:
+                self._refuse(f"{field}.workflow", str(error))
+            else:
+                self._add(field, workflow)
 
     def _read_text(self, field: str, entry: dict[str, Any]) -> None:
         for name in entry:

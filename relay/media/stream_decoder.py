@@ -80,6 +80,12 @@ class TrickleStreamDecoder:
         """The audio stream announced just now."""
         return self._demuxer.audio
 
+    def resize(self, width: int, height: int) -> None:
+        """Bring pictures to another size from the next one on. May be called while one is decoded
+        in a thread."""
+        fit = self._fitter.fit_mode if self._fitter is not None else Fit.CONTAIN
+        self._fitter = FrameFitter(width, height, fit)
+
     def demux(self, data: bytes, arrived_at: float | None = None) -> list[AccessUnit]:
         """The access units, video and audio, that these bytes of the channel complete."""
         return self._demuxer.feed(data, self._now(arrived_at))
@@ -146,13 +152,14 @@ class TrickleStreamDecoder:
         return items
 
     def _fit(self, frames: list[DecodedFrame]) -> list[DecodedFrame]:
-        if self._fitter is None or self._decoder is None:
+        fitter = self._fitter
+        if fitter is None or self._decoder is None:
             return frames
         fitted = []
         ratio = self._decoder.sample_aspect_ratio
         for decoded in frames:
             try:
-                decoded.frame = self._fitter.fit(decoded.frame, ratio)
+                decoded.frame = fitter.fit(decoded.frame, ratio)
             except MediaError:
                 self.unfit_pictures += 1
                 continue

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from relay.api.models import ValidationFailed, processed_url, session_config_from
+from relay.comfystream.prompt_library import PromptLibrary
 from relay.comfystream.workflows import DEFAULT_WORKFLOW
 from relay.config import Settings
 from relay.session_config import AudioMode, Fit, SessionConfig
@@ -16,7 +17,7 @@ INPUT = "http://127.0.0.1:3389/camera"
 
 
 def config_from(body: dict[str, Any], **settings: Any) -> SessionConfig:
-    return session_config_from(body, Settings(**settings), None)
+    return session_config_from(body, Settings(**settings), PromptLibrary())
 
 
 def body(**changes: Any) -> dict[str, Any]:
