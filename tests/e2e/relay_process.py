@@ -16,6 +16,8 @@ import aiohttp
 
 from tests.e2e.stack import DEADLINE_S, INVERT
 
+START_TIMEOUT_S = 40.0
+"""The interpreter and its imports, on a machine that has much else to do."""
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
@@ -40,7 +42,9 @@ class RelayProcess:
         self._ended = True
         self._changed.set()
 
-    async def logged(self, event: str, **fields: Any) -> dict[str, Any]:
+    async def logged(
+        self, event: str, *, timeout_s: float = DEADLINE_S, **fields: Any
+    ) -> dict[str, Any]:
         """The first log line of that event and with these fields, waited for."""
 
         def found() -> dict[str, Any] | None:
@@ -49,7 +53,7 @@ class RelayProcess:
                     return record
             return None
 
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(timeout_s):
             while (record := found()) is None:
                 assert not self._ended, f"the relay ended without {event}: {self.records}"
                 self._changed.clear()
@@ -102,7 +106,7 @@ async def relay_process(**settings: str) -> AsyncIterator[RelayProcess]:
         relay = RelayProcess(process, http)
         reading = asyncio.ensure_future(relay.read_log())
         try:
-            listening = await relay.logged("relay.listening")
+            listening = await relay.logged("relay.listening", timeout_s=START_TIMEOUT_S)
             relay.url = f"http://127.0.0.1:{listening['port']}"
             yield relay
         finally:

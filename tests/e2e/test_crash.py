@@ -17,7 +17,7 @@ from tests.e2e.relay_process import RelayProcess, relay_process
 from tests.e2e.stack import Viewer, in_background
 from tests.standin_process import standin_process
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(180)
 PATTERN = PatternOptions(frames=1800, plain=True, audio=False)
 
 

@@ -15,7 +15,7 @@ from tests.e2e.relay_process import RelayProcess, relay_process
 from tests.e2e.stack import Viewer, in_background
 from tests.standin_process import standin_process
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 PATTERN = PatternOptions(frames=900, plain=True, audio=False)
 
 
@@ -68,7 +68,7 @@ async def test_a_second_signal_ends_the_sessions_and_a_third_the_process() -> No
                     relay.send(signal.SIGTERM)
                     await relay.logged("relay.draining")
                     relay.send(signal.SIGTERM)
-                    assert await relay.exit_code(5) == 0
+                    assert await relay.exit_code(10) == 0
                     await viewer.wait_for(lambda v: v.ended)
             stopped = await relay.logged("session.state", new="stopped", session_id=session)
             assert stopped["reason"] == "drained"
@@ -101,7 +101,7 @@ async def test_who_can_not_wait_is_not_kept(number: signal.Signals) -> None:
                 await relay.logged("session.state", new="stopping")
                 await assert_draining(relay)
                 relay.send(number)
-                assert await relay.exit_code(5) == 128 + number
+                assert await relay.exit_code(10) == 128 + number
             assert relay.records[-1]["event"] == "relay.exit_at_once"
     server.close()
 
@@ -115,7 +115,7 @@ async def test_the_time_to_drain_ends() -> None:
                 session = await relay.start(channel, standin.url)
                 await relay.wait_for_status(session, lambda s: s["status"] == "active")
                 relay.send(signal.SIGTERM)
-                assert await relay.exit_code(8) == 0
+                assert await relay.exit_code(12) == 0
             await relay.logged("session.state", new="stopped", reason="drained")
 
 
@@ -123,7 +123,7 @@ async def test_without_sessions_the_end_comes_at_once() -> None:
     """However long a drain might take."""
     async with relay_process(drain_timeout_s="600") as relay:
         relay.send(signal.SIGTERM)
-        assert await relay.exit_code(5) == 0
+        assert await relay.exit_code(10) == 0
 
 
 async def test_starts_at_the_same_moment_share_out_what_is_left() -> None:
@@ -152,6 +152,6 @@ async def test_starts_at_the_same_moment_share_out_what_is_left() -> None:
         await relay.call("DELETE", f"/session/{first}")
         assert (await relay.call("POST", "/session/start", json=bodies[0]))[0] == 200
         relay.send(signal.SIGTERM)
-        assert await relay.exit_code(8) == 0
+        assert await relay.exit_code(12) == 0
         with pytest.raises(aiohttp.ClientConnectorError):
             await relay.call("GET", "/health")

@@ -16,7 +16,7 @@ from demo.test_pattern import PatternOptions, generate
 from tests.e2e.stack import Stack, Viewer, in_background, running_stack
 from tests.turn_process import PASSWORD, USER, turn_process
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 PATTERN = PatternOptions(frames=900, plain=True, audio=False)
 
 
