@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test fuzz check format bench clean
+.PHONY: help install run demo test fuzz check format bench soak clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,6 +44,10 @@ format: $(STAMP) ## let ruff format and fix what it can
 
 bench: $(STAMP) ## added delay, loss and cost of one session
 	@$(BIN)/python -m bench.latency
+
+MINUTES ?= 60
+soak: $(STAMP) ## sessions under random faults for MINUTES=60
+	@$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
 clean: ## remove .venv and caches
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

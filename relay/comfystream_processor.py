@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -38,6 +38,9 @@ from relay.workflow_watch import WorkflowWatch
 
 log = structlog.get_logger(__name__)
 
+UNANSWERED_S = 12.0
+"""Above every other limit: the first picture of a connection may take 10 s."""
+ANSWERS_INTERVAL_S = 1.0
 LOADING_AFTER_S = 1.0
 """An offer that is not answered by then is waiting for a workflow to load: a warm server takes
 0.1 s (measured)."""
@@ -333,18 +336,31 @@ class ComfyStreamProcessor:
         return backoff_delays(self._policy.first_wait_s, self._policy.longest_wait_s)
 
     async def _stay_connected(self, client: WebRTCClient) -> None:
-        if not self._config.prompts:
-            return await run_beside(client.run(), self.changes.follow(client, None))
-        assert client.control is not None
-        self._watch = WorkflowWatch(self._config.prompts)
+        watches: list[Coroutine[Any, Any, None]] = [self._watch_answers(client)]
+        if self._config.prompts and client.control is not None:
+            self._watch = WorkflowWatch(self._config.prompts)
+            watches.append(self._watch.run(client.control))
+        watches.append(self.changes.follow(client, self._watch))
         try:
-            await run_beside(
-                client.run(),
-                self._watch.run(client.control),
-                self.changes.follow(client, self._watch),
-            )
+            await run_beside(client.run(), *watches)
         finally:
             self._watch = None
+
+    async def _watch_answers(self, client: WebRTCClient) -> None:
+        """The last resort: frames come, and whatever the connection believes, nothing that can be
+        named comes back."""
+        began_at = time.monotonic()
+        while True:
+            await asyncio.sleep(ANSWERS_INTERVAL_S)
+            if self._config.paused:
+                began_at = time.monotonic()
+            unanswered_s = min(self._fallback.unanswered_s(), time.monotonic() - began_at)
+            limit_s = max(UNANSWERED_S, 5 * client.ledger.slowest_recent_s())
+            if unanswered_s > limit_s:
+                raise ProcessingError(
+                    f"no frame has come back from ComfyStream for {unanswered_s:.1f} s",
+                    code="media_timeout",
+                )
 
     def _new_client(self) -> WebRTCClient:
         return WebRTCClient(

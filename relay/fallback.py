@@ -28,6 +28,7 @@ PATIENCE = 3.0
 """Of the slowest of the last responses. A workflow of a second a frame is slow, not gone."""
 PAUSE_S = 5.0
 """After an input that paused for so long, waiting for the server begins anew."""
+FLOWING_S = 1.0
 REMEMBERED_FRAMES = 4096
 """Two minutes at 30 fps: what returns later was given up long ago."""
 
@@ -112,6 +113,13 @@ class Fallback:
         if self.first_processed_at is None:
             self.first_processed_at = self._clock()
         self._show(unit)
+
+    def unanswered_s(self) -> float:
+        """For how long frames have come now and nothing has come back; 0.0 while none come."""
+        now = self._clock()
+        if self.unanswered_since is None or now - self._last_input_at > FLOWING_S:
+            return 0.0
+        return now - self.unanswered_since
 
     def see_decoded(self, decodable: bool) -> None:
         """Whether the processed picture shown last, hidden or not, could be decoded: an answer

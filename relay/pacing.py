@@ -132,6 +132,7 @@ class FlightControl:
         now = self._clock()
         if self._limits.audited and (audit_ends_in := self._audit(under_way, now)) > 0:
             return audit_ends_in
+        under_way = self._under_way()  # an audit may have given up what was
         if len(under_way) < self._limits.always:
             return self._second_in(under_way, now) if self._limits.in_time else 0.0
         if (

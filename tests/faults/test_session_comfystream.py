@@ -141,8 +141,8 @@ async def test_a_video_sender_that_dies_gets_a_new_connection() -> None:
         await found.wait_status(lambda s: s["status"] == "reconnecting")
         status = await found.wait_status(lambda s: s["processing"]["error"])
         assert status["processing"]["error_code"] == "media_timeout"
-        await found.stack.comfystream.clear_faults()
         await found.wait_unprocessed()
+        await found.stack.comfystream.clear_faults()
         await found.wait_processed()
         found.assert_time_rises()
         await assert_never_endangered(found)
@@ -154,8 +154,8 @@ async def test_media_that_can_not_be_decoded_is_no_answer() -> None:
         broken_at = time.monotonic()
         await found.stack.comfystream.set_faults(undecodable=True)
         await found.wait_processing(lambda p: p["error_code"] == "media_undecodable")
-        await found.stack.comfystream.clear_faults()
         await found.wait_unprocessed()
+        await found.stack.comfystream.clear_faults()
         await found.wait_processed()
         assert found.longest_freeze_s(broken_at) < 2.0
         found.assert_time_rises()

@@ -31,6 +31,21 @@ async def test_the_sender_waits_for_room() -> None:
     await waiting
 
 
+def test_what_an_audit_gives_up_makes_room_at_once() -> None:
+    """Nothing else would ever wake the sender: with nothing under way nothing comes back."""
+    now = 0.0
+    under_way: list[float] = []
+    flight = FlightControl(
+        WORKFLOW, lambda: list(under_way), under_way.clear, lambda: 1 / 30, lambda: now
+    )
+    assert flight.room_in() == 0
+    under_way += [0.0, 0.01]
+    flight.returned(0.0, 0.02)
+    now = 1.0  # busy without a break for longer than FIRST_AUDIT_S, and long past all patience
+    assert flight.room_in() == 0
+    assert under_way == []
+
+
 class SimulatedServer:
     """A ComfyStream workflow behind a long way: one frame in work, one waiting, the rest dropped.
 
