@@ -23,6 +23,7 @@ from relay.backoff import backoff_delays
 from relay.codec_executor import CodecExecutor
 from relay.comfystream.leases import ServerLease
 from relay.comfystream.signalling import exchange_offer
+from relay.comfystream.workflow_check import takes_sound
 from relay.errors import BusyError, ProcessingError
 from relay.fallback import GRACE_S, Fallback
 from relay.live_changes import LiveChanges, NewConnectionWanted
@@ -33,6 +34,7 @@ from relay.queues import MediaQueue, QueueClosed
 from relay.session_config import SessionConfig
 from relay.session_health import LATE_S
 from relay.tasks import cancel_and_wait, run_beside
+from relay.text_output import TextOutput
 from relay.webrtc_client import WebRTCClient, WebRTCOptions
 from relay.workflow_watch import WorkflowWatch
 
@@ -41,6 +43,8 @@ log = structlog.get_logger(__name__)
 UNANSWERED_S = 12.0
 """Above every other limit: the first picture of a connection may take 10 s."""
 ANSWERS_INTERVAL_S = 1.0
+WARM_UP_TEXTS = 5
+"""What a workflow from sound to text makes of the noise it is warmed up with (measured)."""
 LOADING_AFTER_S = 1.0
 """An offer that is not answered by then is waiting for a workflow to load: a warm server takes
 0.1 s (measured)."""
@@ -81,6 +85,7 @@ class ComfyStreamProcessor:
         on_change: called on the event loop when `link_state` has changed.
         acquire_lease: takes a lease for a session that gets prompts later; raises RequestError.
         on_config: called on the event loop with each new configuration in force.
+        text: takes the text that ComfyStream sends.
         sound: what sends sound along and takes what returns; None for pictures only.
     """
 
@@ -97,6 +102,7 @@ class ComfyStreamProcessor:
         *,
         acquire_lease: Callable[[], ServerLease],
         on_config: Callable[[SessionConfig], None] = lambda _: None,
+        text: TextOutput | None = None,
         sound: SoundExchange | None = None,
     ) -> None:
         self.link_state = LinkState.CONNECTING
@@ -112,6 +118,7 @@ class ComfyStreamProcessor:
             update_timeout_s=policy.update_timeout_s,
         )
         self._on_config = on_config
+        self._text = text if text is not None else TextOutput(None)
         self._options = options
         self._policy = policy
         self._http = http
@@ -274,6 +281,8 @@ class ComfyStreamProcessor:
                     self.changes.adopt()
                     if lease is self._lease:
                         break
+                warm_up = WARM_UP_TEXTS if takes_sound(self._config.prompts) else 0
+                self._text.new_connection(skip=warm_up)
                 client = self._client = self._new_client()
                 await self._connect(client, frames)
             try:
@@ -290,7 +299,7 @@ class ComfyStreamProcessor:
 
     async def _connect(self, client: WebRTCClient, frames: MediaQueue[DecodedFrame]) -> None:
         """Connect, or leave nothing behind, or leave it to the lease."""
-        connecting = asyncio.ensure_future(client.connect(frames, self._fallback.take_processed))
+        connecting = asyncio.ensure_future(client.connect(frames, self._take_processed))
         try:
             await _discarding(frames, _result_of(connecting))
         except BaseException:
@@ -298,6 +307,10 @@ class ComfyStreamProcessor:
                 await cancel_and_wait([connecting])
                 await client.aclose()
             raise
+
+    def _take_processed(self, unit: ProcessedUnit) -> None:
+        self._text.see_picture(unit.pts)
+        self._fallback.take_processed(unit)
 
     def _config_changed(self, config: SessionConfig) -> None:
         if config.paused:
@@ -370,6 +383,7 @@ class ComfyStreamProcessor:
             self._make_encoder,
             processing=bool(self._config.prompts),
             sound=self._sound,
+            on_text=self._text.receive,
         )
 
     async def _offer(self, offer_sdp: str) -> str:

@@ -23,6 +23,7 @@ from relay.session_health import Health, judge
 from relay.session_state import TRANSITIONS, EndReason, SessionState
 from relay.stream_events import StreamReporter, StreamView
 from relay.tasks import cancel_and_wait
+from relay.text_output import TextOutput
 from relay.trickle.publisher_options import CreatePolicy
 
 log = structlog.get_logger(__name__)
@@ -57,6 +58,15 @@ class Session:
         self.observers: list[Callable[[Session], None]] = []
         """Called on the event loop when its state has changed, or an attempt to connect failed."""
         self._log = log.bind(session_id=self.session_id)
+        self._channels = SessionChannels(
+            config,
+            resources.http,
+            self._handle_control,
+            self._on_control_end,
+            wait_for_channel_s=resources.settings.input_timeout_s,
+        )
+        self.text = TextOutput(self._channels.data.send if self._channels.data else None)
+        """What ComfyStream says beside the pictures."""
         server_sound = resources.make_server_sound(config)
         self._processor = ComfyStreamProcessor(
             config,
@@ -69,6 +79,7 @@ class Session:
             on_change=self._follow_link,
             acquire_lease=lambda: resources.leases.acquire(config.comfystream_url, self.session_id),
             on_config=self._follow_config,
+            text=self.text,
             sound=server_sound,
         )
         self._events: EventsChannel | None = None
@@ -78,13 +89,6 @@ class Session:
         self._normalize = resources.prompts.normalize
         self._has_sound = server_sound is not None
         self._changes = self._processor.changes.queue
-        self._channels = SessionChannels(
-            config,
-            resources.http,
-            self._handle_control,
-            self._on_control_end,
-            wait_for_channel_s=resources.settings.input_timeout_s,
-        )
         self._stopping: asyncio.Task[None] | None = None
         self._final_status: dict[str, Any] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -193,6 +197,7 @@ class Session:
             "paused": self.config.paused,
             "changes": self._changes.status(),
             "channels": self._channels.status(),
+            "text": self.text.status(),
             "processing": self._processor.status(),
             **self._pipeline.status(),
         }
@@ -238,6 +243,7 @@ class Session:
         finally:
             self.ended_at = datetime.now(UTC)
             self._processor.changes.close()
+            self.text.close()
             if self.state is not SessionState.STOPPING:
                 self._set_state(SessionState.STOPPING, _value(self.end_reason))
             self._set_state(final, _value(self.end_reason))

@@ -40,6 +40,8 @@ CONNECT_TIMEOUT_S = 10.0
 """From the answer to ICE and DTLS being up; 25 ms on loopback."""
 FIRST_MEDIA_TIMEOUT_S = 10.0
 KEYFRAME_AFTER_S = 0.5
+MOST_CONTROL_BUFFERED = 16 << 20
+"""Bytes of requests that wait to be sent; a way that takes no more is no way."""
 WATCH_INTERVAL_S = 0.25
 DRAIN_TIMEOUT_S = 0.3
 
@@ -66,6 +68,7 @@ class WebRTCClient:
         processing: whether a workflow runs; decides how many frames may be under way.
         make_encoder: for the outgoing frames, from (width, height).
         sound: what sends sound along and takes what returns; None for pictures only.
+        on_text: called on the event loop with each message of the data channel.
     """
 
     def __init__(
@@ -77,8 +80,10 @@ class WebRTCClient:
         *,
         processing: bool,
         sound: SoundExchange | None = None,
+        on_text: Callable[[str | bytes], None] = lambda _: None,
     ) -> None:
         self.ledger = FrameLedger()
+        self._on_text = on_text
         self._exchange_offer = exchange_offer
         self._options = options
         self._codecs = codecs
@@ -144,7 +149,7 @@ class WebRTCClient:
         if self._sound is not None:
             self._sound.add_to(peer)
         self.control = self._open_control(peer)
-        peer.createDataChannel("data")
+        peer.createDataChannel("data").on("message", self._on_text)
 
         await peer.setLocalDescription(await peer.createOffer())
         check_offer(peer.localDescription.sdp, self._options.ice)
@@ -247,6 +252,10 @@ class WebRTCClient:
             if channel.readyState != "open":
                 raise ProcessingError(
                     "the control channel to ComfyStream is not open", code="control_closed"
+                )
+            if channel.bufferedAmount > MOST_CONTROL_BUFFERED:
+                raise ProcessingError(
+                    "the control channel to ComfyStream takes no more", code="control_closed"
                 )
             channel.send(message)
 

@@ -11,6 +11,7 @@ from typing import Any
 from relay.errors import BusyError, RelayError, RequestError
 from relay.session_change import ChangeResult, RequestedChange
 from relay.session_config import SessionConfig
+from relay.text_output import TextOutput
 
 
 class FakeSession:
@@ -20,6 +21,7 @@ class FakeSession:
         self.session_id = str(uuid.uuid4())
         self.config = config
         self.state = "active"
+        self.text = TextOutput(None)
         self.changes: list[dict[str, Any]] = []
         self.change_error: RelayError | None = None
         self.change_result: ChangeResult | RelayError = ChangeResult.APPLIED

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import av
 import numpy as np
 
+from demo import barcode
+
 if TYPE_CHECKING:
     from demo.standin.engine import Run
 
@@ -216,6 +218,13 @@ def audio_transcription(_run: Run, _memory: dict[str, Any], audio: Audio) -> tup
 def primitive_string(_run: Run, _memory: dict[str, Any], value: str) -> tuple[str]:
     """A constant text."""
     return (value,)
+
+
+@_node("FrameNumber", image=_IMAGE)
+def frame_number(_run: Run, _memory: dict[str, Any], image: Image) -> tuple[str]:
+    """The number in a picture of the test pattern, as text."""
+    reading = barcode.read(image)
+    return (str(reading.number) if reading else "none",)
 
 
 def resize(image: Image, width: int, height: int) -> Image:

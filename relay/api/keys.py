@@ -12,6 +12,7 @@ from relay.config import Settings
 from relay.errors import BusyError
 from relay.session_change import RequestedChange
 from relay.session_config import SessionConfig
+from relay.text_output import TextOutput
 
 
 class SessionView(Protocol):
@@ -22,6 +23,11 @@ class SessionView(Protocol):
 
     def status(self) -> dict[str, Any]:
         """The `session` object of `GET /session/{id}/status`."""
+        ...
+
+    @property
+    def text(self) -> TextOutput:
+        """What ComfyStream says beside the pictures."""
         ...
 
     def request_change(
