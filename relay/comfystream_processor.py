@@ -365,7 +365,7 @@ class ComfyStreamProcessor:
         began_at = time.monotonic()
         while True:
             await asyncio.sleep(ANSWERS_INTERVAL_S)
-            if self._config.paused:
+            if self._config.paused or client.is_excused:
                 began_at = time.monotonic()
             unanswered_s = min(self._fallback.unanswered_s(), time.monotonic() - began_at)
             limit_s = max(UNANSWERED_S, 5 * client.ledger.slowest_recent_s())

@@ -222,6 +222,11 @@ class WebRTCClient:
         self._resting = False
         self._outgoing.resume()
 
+    @property
+    def is_excused(self) -> bool:
+        """Whether nothing has to come back just now."""
+        return self._excused_until > time.monotonic()
+
     @contextlib.contextmanager
     def excused(self) -> Iterator[None]:
         """While this lasts, nothing has to come back."""
