@@ -30,7 +30,7 @@ from relay.live_changes import LiveChanges, NewConnectionWanted
 from relay.media.access_unit import DecodedFrame
 from relay.media.encoder import VideoEncoder
 from relay.processor import ProcessedUnit, SoundExchange
-from relay.queues import MediaQueue, QueueClosed
+from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
 from relay.session_config import SessionConfig
 from relay.session_health import LATE_S
 from relay.tasks import cancel_and_wait, run_beside
@@ -444,13 +444,18 @@ async def _result_of(future: asyncio.Future[None]) -> None:
 
 
 async def _discarding(frames: MediaQueue[DecodedFrame], waiting_for: Any) -> None:
-    """Await `waiting_for` while letting go of every frame that comes.
+    """Await `waiting_for` while letting go of every frame that comes; frames that wait are kept.
 
     Raises:
         QueueClosed: the frames ended first.
     """
 
     async def discard() -> None:
+        if frames.policy is OverflowPolicy.WAIT:
+            await frames.wait_closed()
+            if not len(frames):
+                raise QueueClosed(frames.name)
+            await asyncio.Event().wait()
         while True:
             await frames.get()
             frames.dropped["not_connected"] += 1

@@ -19,6 +19,7 @@ from relay.config_values import (
     Hosts,
     IceServers,
     Origins,
+    OutputFps,
     Ports,
     Seconds,
     ServerUrl,
@@ -27,7 +28,7 @@ from relay.config_values import (
     Token,
 )
 from relay.host_rules import HostRules
-from relay.session_config import AudioCodec, AudioMode, FallbackMode, Fit
+from relay.session_config import AudioCodec, AudioMode, FallbackMode, Fit, OnOverload
 
 PREFIX = "RELAY_"
 OWN_NAMES = {
@@ -224,6 +225,17 @@ class Settings(BaseSettings):
         FallbackMode.PASSTHROUGH,
         description="What goes out while nothing comes back from ComfyStream: `passthrough` (the"
         " source's frames), `repeat` (the last processed picture) or `none`.",
+    )
+    on_overload: OnOverload = Field(
+        OnOverload.DROP,
+        description="What happens to frames that come faster than they are processed: `drop` (the"
+        " newest goes, the others are skipped) or `wait` (each waits its turn, and the input with"
+        " it).",
+    )
+    output_fps: OutputFps = Field(
+        0.0,
+        description="Pictures a second on the output, 1 to 120: the last one is repeated where none"
+        " came, and what is too much is left out. 0: as they come.",
     )
     stop_timeout_s: Seconds = Field(
         2.0, description="Time to end a session, or on shutdown all of them, in good order."

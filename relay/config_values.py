@@ -140,3 +140,14 @@ Hosts = Annotated[
 CaFile = Annotated[Path, AfterValidator(_check_ca_file)]
 Token = Annotated[SecretStr, AfterValidator(_check_token)]
 Ports = Annotated[str, AfterValidator(_check_ports)]
+
+
+def _check_output_fps(value: float) -> float:
+    if 0 < value < 1:
+        raise ValueError("must be 0, or from 1 to 120")
+    return value
+
+
+OutputFps = Annotated[
+    float, Field(ge=0, le=120, allow_inf_nan=False), AfterValidator(_check_output_fps)
+]

@@ -23,6 +23,7 @@ from relay.media.access_unit import (
 from relay.media.decoder import VideoDecoder
 from relay.media.segment_encoder import SegmentChunk, TrickleSegmentEncoder
 from relay.output_audio import OutputAudio
+from relay.output_rate import OutputRate
 from relay.processor import ProcessedUnit
 from relay.publish import OutputSegment
 from relay.queues import MediaQueue, QueueClosed
@@ -46,7 +47,7 @@ class Egress:
 
     def __init__(
         self,
-        processed: MediaQueue[ProcessedUnit],
+        processed: MediaQueue[ProcessedUnit] | OutputRate,
         segments: MediaQueue[OutputSegment],
         codecs: CodecExecutor,
         make_encoder: Callable[[bool, ElementaryStream | None], TrickleSegmentEncoder],

@@ -16,7 +16,7 @@ from relay.codec_executor import CodecExecutor
 from relay.media.access_unit import AccessUnit, DecodedFrame, MediaKind
 from relay.media.live_edge import LiveEdge
 from relay.media.stream_decoder import TrickleStreamDecoder
-from relay.queues import MediaQueue
+from relay.queues import MediaQueue, QueueClosed
 from relay.stats import RateMeter
 from relay.trickle.subscriber import TrickleSubscriber
 
@@ -66,8 +66,10 @@ class Ingest:
                     async for data in segment:
                         await self._take(self._decoder.demux(data, self._clock()))
                     await self._take(self._decoder.segment_boundary(self._clock()))
-            self._queue(await self._codecs.run(self._decoder.flush))
-            self._put(self._edge.flush())
+            await self._queue(await self._codecs.run(self._decoder.flush))
+            await self._put(self._edge.flush())
+        except QueueClosed:
+            pass  # stopped while frames waited
         finally:
             self._frames.close()
 
@@ -82,22 +84,26 @@ class Ingest:
                 self._on_audio(unit)
             elif unit.stream.kind is MediaKind.VIDEO:
                 self._on_video_time(unit.dts)
-                self._queue(await self._codecs.run(self._decoder.decode, unit))
+                await self._queue(await self._codecs.run(self._decoder.decode, unit))
 
-    def _queue(self, frames: list[DecodedFrame]) -> None:
+    async def _queue(self, frames: list[DecodedFrame]) -> None:
         for frame in frames:
             self.decoded.tick()
-            self._put(self._edge.admit(frame))
+            await self._put(self._edge.admit(frame))
 
-    def _put(self, frames: list[DecodedFrame]) -> None:
+    async def _put(self, frames: list[DecodedFrame]) -> None:
         for frame in frames:
             if not self._frames.closed:
-                self._frames.put_nowait(frame)
+                await self._frames.put(frame)
 
     def status(self) -> dict[str, Any]:
         """The input's part of the session status."""
+        channel = self._subscriber.stats
         return {
             "fps": round(self.decoded.rate, 1),
             "frames": self.decoded.total,
             "audio_units": self.sounded.total,
+            "segments_behind": channel.segments_behind,
+            "segments_skipped": channel.skipped_segments,
+            "jumps": channel.jumps,
         }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from fractions import Fraction
 from typing import Any
 
 import aiohttp
@@ -31,11 +32,12 @@ from relay.media.encoder import VideoEncoder, default_bit_rate
 from relay.media.muxer import CLOCK_LEAD_S
 from relay.media.segment_encoder import TrickleSegmentEncoder
 from relay.media.stream_decoder import TrickleStreamDecoder
+from relay.output_rate import OutputRate
 from relay.processor import FrameProcessor, ProcessedUnit
 from relay.publish import OutputSegment, Publish
-from relay.queues import MediaQueue
+from relay.queues import MediaQueue, OverflowPolicy
 from relay.server_sound import ServerSound
-from relay.session_config import AudioMode, SessionConfig
+from relay.session_config import AudioMode, OnOverload, SessionConfig
 from relay.session_health import Ages
 from relay.session_state import EndReason
 from relay.sound import Sound
@@ -147,8 +149,11 @@ class Pipeline:
         server_sound: ServerSound | None = None,
     ) -> None:
         settings = resources.settings
+        waits = config.on_overload is OnOverload.WAIT
         self._decoded: MediaQueue[DecodedFrame] = MediaQueue(
-            "decoded_frames", settings.decoded_frames_capacity
+            "decoded_frames",
+            settings.decoded_frames_capacity,
+            OverflowPolicy.WAIT if waits else OverflowPolicy.DROP_OLDEST,
         )
         self._processed: MediaQueue[ProcessedUnit] = MediaQueue(
             "processed_frames", settings.processed_frames_capacity
@@ -160,6 +165,7 @@ class Pipeline:
             config.input_stream_url,
             session=resources.http,
             options=SubscriberOptions(
+                jump=trickle.JumpPolicy.OLDEST if waits else trickle.JumpPolicy.LATEST,
                 wait_for_channel_s=0.0 if config.channels_given else settings.input_timeout_s,
                 retry_budget_s=settings.input_timeout_s,
             ),
@@ -174,8 +180,9 @@ class Pipeline:
                 close_timeout_s=settings.stop_timeout_s * 0.75,
             ),
         )
+        rate = Fraction(str(config.output_fps)) if config.output_fps else None
         self._egress = Egress(
-            self._processed,
+            OutputRate(rate, self._processed) if rate else self._processed,
             self._segments,
             resources.codecs,
             lambda video, audio: resources.make_segment_encoder(config, video=video, audio=audio),

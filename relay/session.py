@@ -188,6 +188,8 @@ class Session:
             "webrtc_state": self._processor.webrtc_state,
             "fit": self.config.fit.value,
             "segment_seconds": self.config.segment_seconds,
+            "on_overload": self.config.on_overload.value,
+            "output_fps": self.config.output_fps or None,
             "mode": "workflow" if self.config.prompts else "passthrough",
             "ended_at": _timestamp(self.ended_at) if self.ended_at else None,
             "end_reason": self.end_reason.value if self.end_reason else None,

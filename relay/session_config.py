@@ -18,6 +18,15 @@ class Fit(StrEnum):
     """Fill the frame, give up the aspect ratio."""
 
 
+class OnOverload(StrEnum):
+    """What happens to frames that come faster than they are processed."""
+
+    DROP = "drop"
+    """The newest goes, the others are skipped: live."""
+    WAIT = "wait"
+    """Every frame waits its turn, and the input waits with them: complete."""
+
+
 class FallbackMode(StrEnum):
     """What goes out while nothing comes back from ComfyStream."""
 
@@ -75,6 +84,9 @@ class SessionConfig:
     fit: Fit = Fit.CONTAIN
     segment_seconds: float = 1.0
     fallback: FallbackMode = FallbackMode.PASSTHROUGH
+    on_overload: OnOverload = OnOverload.DROP
+    output_fps: float = 0.0
+    """Pictures a second on the output; 0 as they come."""
     audio: AudioMode = AudioMode.BYPASS
     """Never `auto` here."""
     audio_codec: AudioCodec = AudioCodec.AAC

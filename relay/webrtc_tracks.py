@@ -26,7 +26,7 @@ from relay.media.access_unit import TIME_BASE, AccessUnit, DecodedFrame, Element
 from relay.media.encoder import VideoEncoder
 from relay.media.timeline import FrameIdentifier, Identified, SentFrame, StampIssuer
 from relay.pacing import FlightControl, OverloadRule
-from relay.queues import MediaQueue, QueueClosed
+from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
 from relay.stats import DelayMeter, RateMeter
 from relay.webrtc_assembly import AccessUnitAssembler, AssembledUnit
 
@@ -156,7 +156,8 @@ class VideoStreamTrack(MediaStreamTrack):
             raise MediaStreamError
         if not self._started:
             self._started = True
-            self._frames.clear("before_connection")
+            if self._frames.policy is not OverflowPolicy.WAIT:
+                self._frames.clear("before_connection")
         try:
             while True:
                 unit = await self._encode(*await self._next_frame())
@@ -196,7 +197,9 @@ class VideoStreamTrack(MediaStreamTrack):
         if frame is None:
             assert self._last is not None
             return self._last, None
-        if self._overload.should_skip(1 + len(self._frames), self._clock()):
+        if self._frames.policy is not OverflowPolicy.WAIT and self._overload.should_skip(
+            1 + len(self._frames), self._clock()
+        ):
             self._frames.skip_to_newest("server_busy")
             self._frames.dropped["server_busy"] += 1
             frame = self._frames.get_nowait()

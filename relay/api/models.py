@@ -25,7 +25,7 @@ from relay.comfystream.workflow_check import gives_sound, quoted, takes_sound
 from relay.comfystream.workflows import PromptsError
 from relay.config import Settings
 from relay.errors import RequestError
-from relay.session_config import AudioCodec, AudioMode, FallbackMode, Fit, SessionConfig
+from relay.session_config import AudioCodec, AudioMode, FallbackMode, Fit, OnOverload, SessionConfig
 from relay.validation import (
     LARGEST_SIZE,
     SMALLEST_SIZE,
@@ -77,6 +77,8 @@ class StartRequest(BaseModel):
     segment_seconds: Annotated[Seconds, Field(ge=0.2, le=10)] | None = None
     output_stream_url: ChannelUrl | None = None
     fallback: FallbackMode | None = None
+    on_overload: OnOverload | None = None
+    output_fps: Annotated[Seconds, Field(ge=1, le=120)] | None = None
     audio: AudioMode | None = None
     audio_codec: AudioCodec | None = None
     control_url: ChannelUrl | None = None
@@ -151,7 +153,9 @@ def session_config_from(
         height=height,
         fit=request.fit or settings.fit,
         segment_seconds=request.segment_seconds or settings.segment_seconds,
-        fallback=request.fallback or settings.fallback,
+        fallback=_fallback(request, settings, warnings),
+        on_overload=request.on_overload or settings.on_overload,
+        output_fps=request.output_fps or settings.output_fps,
         audio=audio_mode(request.audio or settings.audio, workflows),
         audio_codec=request.audio_codec or settings.audio_codec,
         sends_audio=takes_sound(workflows),
@@ -159,6 +163,18 @@ def session_config_from(
         data_url=request.data_url,
         warnings=tuple(warnings),
     )
+
+
+def _fallback(request: StartRequest, settings: Settings, warnings: list[str]) -> FallbackMode:
+    """Frames that wait their turn are not stood in for."""
+    if (request.on_overload or settings.on_overload) is OnOverload.DROP:
+        return request.fallback or settings.fallback
+    if request.fallback not in (None, FallbackMode.NONE):
+        warnings.append(
+            f"fallback {request.fallback} does nothing with on_overload wait: every frame waits"
+            " until ComfyStream has processed it"
+        )
+    return FallbackMode.NONE
 
 
 def flag_from(query: Mapping[str, str], name: str) -> bool:

@@ -1,0 +1,79 @@
+"""More frames than the workflow takes, or fewer than the output should have."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+
+from demo.live_publisher import publish_live
+from demo.test_pattern import PatternOptions, generate
+from tests.e2e.stack import Viewer, in_background, running_stack
+
+
+@pytest.mark.timeout(60)
+async def test_wait_keeps_every_frame_of_a_source_that_is_too_fast() -> None:
+    """30 fps into a workflow of 50 ms with room for four frames: each comes out once, in order,
+    with its time; nothing is dropped anywhere."""
+    options = PatternOptions(frames=90, plain=True)
+    viewer = Viewer()
+    async with running_stack("--process-ms", "50", decoded_frames_capacity=4) as stack:
+        async with in_background(publish_live(stack.channel("camera"), generate(options))):
+            session = await stack.start("camera", on_overload="wait")
+            async with in_background(viewer.watch(stack.channel("camera-processed"))):
+                await viewer.wait_for(lambda v: v.ended, 30)
+        status = await stack.status(session)
+    numbers = [frame.number for frame in viewer.frames]
+    first = numbers[0]
+    assert first is not None
+    assert numbers == list(range(first, options.frames or 0))
+    assert len(numbers) > 60
+    assert [frame.pts for frame in viewer.frames] == [
+        options.pts(n) for n in numbers if n is not None
+    ]
+    assert status["on_overload"] == "wait"
+    assert status["processing"]["fallback"] == "none"
+    assert status["frames_dropped"] == {}
+
+
+@pytest.mark.timeout(60)
+async def test_wait_tells_of_segments_that_the_server_had_given_up() -> None:
+    """A channel that keeps three short segments, and a workflow of 0.3 s: where the relay
+    had to go on without some, it says how many and how often."""
+    options = PatternOptions(frames=600, gop=6, segment_s=0.2, plain=True, audio=False)
+    async with running_stack("--process-ms", "300", decoded_frames_capacity=1) as stack:
+        async with in_background(publish_live(stack.channel("camera"), generate(options))):
+            session = await stack.start("camera", on_overload="wait")
+            status = await stack.wait_for_status(session, lambda s: s["input"]["jumps"] > 0)
+            assert status["input"]["segments_skipped"] > 0
+            assert (await stack.call("DELETE", f"/session/{session}"))[0] == 200
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("fps", [15, 60])
+async def test_the_output_has_the_rate_that_was_asked_for(fps: int) -> None:
+    """A source of 30 fps: the output's times are a grid of that rate, strictly rising, and each
+    place shows the source's picture of that time, or the one before it."""
+    options = PatternOptions(frames=150, plain=True)
+    viewer = Viewer()
+    async with running_stack() as stack:
+        async with in_background(publish_live(stack.channel("camera"), generate(options))):
+            session = await stack.start("camera", output_fps=fps)
+            async with in_background(viewer.watch(stack.channel("camera-processed"))):
+                await viewer.wait_for(lambda v: v.ended, 30)
+        status = await stack.status(session)
+    step = 90_000 // fps
+    times = [frame.pts for frame in viewer.frames]
+    steps = [after - before for before, after in pairwise(times)]
+    assert len(times) > 3 * fps
+    assert all(gap > 0 and gap % step == 0 for gap in steps)
+    assert steps.count(step) > 0.9 * len(steps)
+    for frame in viewer.frames:
+        assert frame.number is not None
+        behind = frame.pts - options.pts(frame.number)
+        assert -step // 2 <= behind
+    assert status["output_fps"] == fps
+    assert status["output"]["frames_repeated"] >= (60 if fps == 60 else 0)
+    dropped = status["frames_dropped"].get("processed_frames", {}).get("output_rate", 0)
+    assert (dropped > 40) == (Fraction(fps) < options.fps)
