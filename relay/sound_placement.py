@@ -24,8 +24,8 @@ from relay.media.audio_grid import BLOCK_SAMPLES, SAMPLE_RATE, Samples
 from relay.stats import DelayMeter
 
 LOOKAHEAD_SAMPLES = 2 * OpusEncoder.LOOKAHEAD_SAMPLES
-"""Ours and the server's: neither end's decoder takes it away (aiortc's gives all that libopus
-gives). Measured on a beep: 13.0 ms."""
+"""Ours and the server's, 13 ms: neither end's decoder takes it away (aiortc's gives all that
+libopus gives). With it taken off, a beep is back in its place within 0.2 ms (measured)."""
 RTP_MODULUS = 1 << 32
 LEAP_SAMPLES = 10 * SAMPLE_RATE
 """A timestamp this far from the expected one is a new origin."""

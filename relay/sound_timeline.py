@@ -17,6 +17,8 @@ than its default make it later."""
 LONGEST_WAIT_S = 10.0
 LATE_MARGIN = 1.25
 """Sound that came too late raises the wait to so many times its delay."""
+FORGETTING = 0.999
+"""By which each block that came in time shortens a wait that was raised: half in 14 s."""
 CAPACITY = 1000
 """Blocks that wait: 20 s."""
 
@@ -40,6 +42,7 @@ class SoundTimeline:
 
     def __init__(self, first_wait_s: float = FIRST_WAIT_S) -> None:
         self.wait_s = first_wait_s
+        self._first_wait_s = first_wait_s
         self.blocks: Counter[str] = Counter()
         """Blocks out, by where their sound is from: `processed`, `source` or `silence`."""
         self.too_late = 0
@@ -104,6 +107,7 @@ class SoundTimeline:
                 del self._by_pts[entry.block.pts]
             if entry.processed is not None:
                 self.blocks["processed"] += 1
+                self.wait_s = max(self._first_wait_s, self.wait_s * FORGETTING)
                 ready.append(replace(entry.block, samples=entry.processed, silent=False))
                 continue
             if entry.expected:

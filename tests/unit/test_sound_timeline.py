@@ -58,6 +58,7 @@ def test_the_wait_is_bounded_and_learns() -> None:
     timeline.add(source(1), 4.0, expected=True)
     timeline.processed(BLOCK_TICKS, made(), 8.5)
     assert shown(timeline.release(8.5)) == [(1, MADE)]
+    assert FIRST_WAIT_S < timeline.wait_s < 5.0, "what was in time shortens it again"
     timeline.add(source(2), 10.0, expected=True)
     timeline.release(100.0)
     timeline.processed(2 * BLOCK_TICKS, made(), 100.0)
