@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -134,7 +133,11 @@ class LiveChanges:
             if batch_or_none is None:
                 await self.queue.wait()
                 continue
-            await self._apply(batch_or_none, client, watch)
+            try:
+                await self._apply(batch_or_none, client, watch)
+            except asyncio.CancelledError:
+                batch_or_none.put_back()  # for the next connection
+                raise
 
     async def _apply(
         self, batch: ChangeBatch, client: WebRTCClient, watch: WorkflowWatch | None
@@ -144,7 +147,7 @@ class LiveChanges:
         if (
             (wanted.width, wanted.height) != (self.config.width, self.config.height)
             or needs_new_offer(self.config.prompts, wanted.prompts)
-            or (new_prompts and (self.config.paused or not client.sending(FLOWING_S)))
+            or (new_prompts and (self.config.paused or not await client.flows(FLOWING_S)))
         ):
             try:
                 self._take_lease(wanted)
@@ -153,10 +156,12 @@ class LiveChanges:
                 return
             batch.put_back()
             raise NewConnectionWanted
+        updated = False
         resumes = self.config.paused and not wanted.paused
         try:
             if new_prompts:
                 await self._update_prompts(client, wanted.prompts)
+                updated = True
                 if watch is not None:
                     watch.expect(wanted.prompts)
             if wanted.paused != self.config.paused:
@@ -172,11 +177,10 @@ class LiveChanges:
             log.warning("comfystream.update_failed", code=error.code, error=error.message)
             if error.code == "control_timeout":
                 raise
+            if updated:
+                raise NewConnectionWanted from error  # with the prompts of before
             await self._recover(client)
             return
-        except asyncio.CancelledError:
-            batch.put_back()
-            raise
         self._put_in_force(wanted)
         self._proven = wanted
         batch.applied()
@@ -242,8 +246,7 @@ class LiveChanges:
 
     def _fail_unproven(self, error: RelayError) -> None:
         for batch in self._unproven:
-            with suppress(asyncio.InvalidStateError):
-                batch.failed(error)
+            batch.failed(error)
         self._unproven.clear()
 
 

@@ -56,7 +56,8 @@ class Session:
         self.error: RelayError | None = None
         """The first error that ended it."""
         self.observers: list[Callable[[Session], None]] = []
-        """Called on the event loop when its state has changed, or an attempt to connect failed."""
+        """Called on the event loop when its state or its configuration has changed, or an attempt
+        to connect failed."""
         self._log = log.bind(session_id=self.session_id)
         self._channels = SessionChannels(
             config,
@@ -329,6 +330,7 @@ class Session:
         if (config.width, config.height) != (self.config.width, self.config.height):
             self._pipeline.resize(config.width, config.height)
         self.config = config
+        self._tell_observers()
 
     def _handle_control(self, message: dict[str, Any]) -> None:
         try:

@@ -89,26 +89,33 @@ class _Entry:
 
 @dataclass(slots=True)
 class ChangeBatch:
-    """Changes that are applied together. Made by `ChangeQueue.take`; ended by one call."""
+    """Changes that are applied together. Made by `ChangeQueue.take`; ended by the first call."""
 
     change: SessionChange
     _queue: ChangeQueue
     _entries: list[_Entry]
+    _ended: bool = False
 
     def applied(self) -> None:
         """All of it is in force."""
+        self._ended = True
         self._queue.last_applied_at = time.time()
         for entry in self._entries:
             self._queue.finish(entry, ChangeResult.APPLIED)
 
     def failed(self, error: RelayError) -> None:
         """None of it is in force, and it won't be tried again."""
+        self._ended = True
         self._queue.last_error = error
         for entry in self._entries:
             self._queue.finish(entry, error)
 
     def put_back(self) -> None:
-        """It could not be tried: it waits again, behind nothing, and later changes win over it."""
+        """It could not be tried: it waits again, and later changes win over it. Nothing happens
+        when its end was told already."""
+        if self._ended:
+            return
+        self._ended = True
         self._queue.put_back(self._entries)
 
 

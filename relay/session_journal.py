@@ -25,6 +25,7 @@ from relay.trickle.http_client import ChannelClient, ConnectionOptions, HttpFail
 log = structlog.get_logger(__name__)
 
 SECTION = "sessions"
+CHANGE_DELAY_S = 0.5
 CLOSE_OPTIONS = ConnectionOptions(connect_timeout_s=2.0, reply_timeout_s=2.0)
 
 
@@ -47,6 +48,7 @@ class SessionJournal:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._entries: dict[str, Any] = journal.read(SECTION)
+        self._changed: dict[str, SessionConfig] = {}
 
     def left_overs(self) -> list[LeftOver]:
         """What is written down and was not written by this process, oldest first. An entry that
@@ -64,6 +66,23 @@ class SessionJournal:
         """On the disk when this returns, if there is a journal."""
         if self._journal.kept:
             self._entries[session_id] = plain_config(config)
+            self._journal.write(SECTION, dict(self._entries))
+
+    def changed(self, session_id: str, config: SessionConfig) -> None:
+        """If it has changed: on the disk shortly. Changes may come many times a second."""
+        if session_id not in self._entries:
+            return
+        if not self._changed:
+            asyncio.get_running_loop().call_later(CHANGE_DELAY_S, self._write_changed)
+        self._changed[session_id] = config
+
+    def _write_changed(self) -> None:
+        changed, self._changed = self._changed, {}
+        before = dict(self._entries)
+        for session_id, config in changed.items():
+            if session_id in self._entries:
+                self._entries[session_id] = plain_config(config)
+        if self._entries != before:
             self._journal.write(SECTION, dict(self._entries))
 
     def ended(self, session_id: str) -> None:

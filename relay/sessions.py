@@ -125,7 +125,7 @@ class SessionManager:
         self._journal.began(session.session_id, config)
         self._sessions[session.session_id] = session
         self._servers.note_use(config.comfystream_url, session.session_id)
-        session.observers += [self._note_server, self._note_end]
+        session.observers += [self._note_server, self._keep_journal]
         session.start()
         return session
 
@@ -195,10 +195,12 @@ class SessionManager:
         for left in gone:
             journal.ended(left.session_id)
 
-    def _note_end(self, session: Session) -> None:
+    def _keep_journal(self, session: Session) -> None:
         assert self._journal is not None
         if session.state.final:
             self._journal.ended(session.session_id)
+        else:
+            self._journal.changed(session.session_id, session.config)
 
     def _note_server(self, session: Session) -> None:
         assert self._servers is not None

@@ -205,8 +205,12 @@ class WebRTCClient:
         """Paused, and the server gets nothing at all."""
         return self._resting
 
-    def sending(self, within_s: float) -> bool:
-        """Whether a frame of the source was sent so lately."""
+    async def flows(self, within_s: float) -> bool:
+        """Whether a frame of the source was sent so lately; the first is waited for as long."""
+        assert self._outgoing is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._outgoing.first_sent.wait()
         sent_at = self.ledger.last_sent_at
         return sent_at is not None and time.monotonic() - sent_at <= within_s
 

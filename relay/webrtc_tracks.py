@@ -107,6 +107,8 @@ class VideoStreamTrack(MediaStreamTrack):
     ) -> None:
         super().__init__()
         self.failure: Exception | None = None
+        self.first_sent = asyncio.Event()
+        """Set with the first frame of the source."""
         self.ended = asyncio.Event()
         """Set when no further frame will be sent."""
         self._frames = frames
@@ -241,6 +243,7 @@ class VideoStreamTrack(MediaStreamTrack):
         self._ledger.sent.tick()
         if source_pts is not None:
             self._ledger.last_sent_at = sent.sent_at
+            self.first_sent.set()
         self._flight.sent()
         return unit
 

@@ -38,7 +38,7 @@ class FakeSession:
         result: asyncio.Future[ChangeResult] = asyncio.get_running_loop().create_future()
         if isinstance(self.change_result, RelayError):
             result.set_exception(self.change_result)
-        else:
+        elif self.change_result is not ChangeResult.HELD:
             result.set_result(self.change_result)
         return RequestedChange(result, self.change_warnings)
 
