@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.json_messages import BadMessage, JsonMessages
@@ -35,6 +35,7 @@ def test_lines_are_messages_as_soon_as_they_are_complete() -> None:
     assert reader.end() == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 200), max_size=6))
 def test_where_it_is_cut_does_not_matter(cuts: list[int]) -> None:
     """UTF-8 cut in the middle of a character, a line in its middle: the same messages."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.errors import RequestError
@@ -101,6 +101,7 @@ changes = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(changes, max_size=30), st.sets(st.integers(0, 30)))
 async def test_merged_changes_end_where_single_ones_would(
     wanted: list[SessionChange], taken_after: set[int]

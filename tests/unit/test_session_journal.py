@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import stat
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from relay import session_journal
 from relay.journal import FILE_NAME, Journal
 from relay.session_config import (
     AudioCodec,
@@ -21,6 +22,7 @@ from relay.session_config import (
     StreamNames,
 )
 from relay.session_journal import SessionJournal, config_from_plain, plain_config
+from tests.peers.waiting import until
 
 PLAIN = SessionConfig("http://h/in", "http://h/out", "http://gpu:8889")
 FULL = SessionConfig(
@@ -42,6 +44,7 @@ FULL = SessionConfig(
     control_url="http://h/control",
     data_url="http://h/data",
     channels_given=True,
+    paused=True,
     events_url="http://h/events",
     names=StreamNames("r", "s", "m", "x"),
     params={"a": [1, None]},
@@ -125,3 +128,21 @@ def test_a_missing_field_is_no_configuration() -> None:
     del plain["audio"]
     with pytest.raises(ValueError, match="other fields"):
         config_from_plain(plain)
+
+
+async def test_a_change_is_what_the_next_process_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written once for many changes, and not for a session that has ended meanwhile."""
+    monkeypatch.setattr(session_journal, "CHANGE_DELAY_S", 0.01)
+    journal = SessionJournal(Journal(tmp_path))
+    journal.began("id", PLAIN)
+    journal.began("gone", PLAIN)
+    for width in (64, 128, 256):
+        journal.changed("id", replace(PLAIN, width=width))
+    journal.changed("gone", FULL)
+    journal.changed("never", FULL)
+    journal.ended("gone")
+    written = lambda: SessionJournal(Journal(tmp_path)).left_overs()  # noqa: E731
+    await until(lambda: written()[0].config.width == 256)
+    assert [left.session_id for left in written()] == ["id"]
