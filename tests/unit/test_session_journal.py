@@ -44,7 +44,6 @@ FULL = SessionConfig(
     control_url="http://h/control",
     data_url="http://h/data",
     channels_given=True,
-    paused=True,
     events_url="http://h/events",
     names=StreamNames("r", "s", "m", "x"),
     params={"a": [1, None]},
