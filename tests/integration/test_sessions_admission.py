@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relay.config import Settings
 from relay.errors import RequestError
-from relay.journal import Journal
 from relay.session_config import SessionConfig
-from relay.session_journal import LeftOver, SessionJournal
 from relay.sessions import SessionManager
 
 NOWHERE = "http://127.0.0.1:9"
@@ -79,18 +75,3 @@ async def test_credentials_of_addresses_are_not_shown() -> None:
         assert "hunter2" not in shown
         assert "http://***@127.0.0.1:9/in?token=***&quality=high" in shown
         assert session.config.input_stream_url == secret["input_stream_url"]
-
-
-async def test_the_journal_has_the_session_as_it_is_now(tmp_path: Path) -> None:
-    """A change that is in force is taken up after a crash; what has ended is not."""
-
-    def journalled() -> list[LeftOver]:
-        return SessionJournal(Journal(tmp_path)).left_overs()
-
-    async with manager(state_dir=tmp_path) as sessions:
-        session = await sessions.start_session(config())
-        assert [left.config for left in journalled()] == [session.config]
-        session._follow_config(replace(session.config, paused=True))
-        assert [left.config.paused for left in journalled()] == [True]
-        await sessions.stop_session(session.session_id)
-        assert journalled() == []
