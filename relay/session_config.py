@@ -67,6 +67,15 @@ class StreamNames:
     stream_id: str = ""
     manifest_id: str = ""
     model_id: str = ""
+    header_id: str = ""
+    """What `X-Stream-Id` called it."""
+    digest: str = ""
+    """Of the request: the same start sent again has the same."""
+
+    @property
+    def all(self) -> frozenset[str]:
+        """Everything that later calls may name the stream by."""
+        return frozenset({self.request_id, self.stream_id, self.manifest_id, self.header_id} - {""})
 
 
 @dataclass(frozen=True, slots=True)

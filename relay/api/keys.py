@@ -21,6 +21,11 @@ class SessionView(Protocol):
     @property
     def session_id(self) -> str: ...
 
+    @property
+    def config(self) -> SessionConfig:
+        """What it was asked for."""
+        ...
+
     def status(self) -> dict[str, Any]:
         """The `session` object of `GET /session/{id}/status`."""
         ...

@@ -11,7 +11,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -173,26 +173,14 @@ class StreamList(BaseModel):
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class StreamRequest:
-    """A start that was understood."""
-
-    names: StreamNames
-    aliases: frozenset[str]
-    """Everything that later calls may name the stream by."""
-    config: SessionConfig
-    digest: str
-    """Of the body: the same start sent again has the same."""
-
-
-def stream_request_from(
+def stream_config_from(
     body: dict[str, object],
     header_name: str | None,
     make_config: Callable[[dict[str, object]], SessionConfig],
     *,
     name_needed: bool,
-) -> StreamRequest:
-    """What an orchestrator asks for.
+) -> SessionConfig:
+    """The session that an orchestrator asks for; it has `names`.
 
     Args:
         header_name: of `X-Stream-Id`.
@@ -221,6 +209,8 @@ def stream_request_from(
         start.stream_id or "",
         start.manifest_id or "",
         start.model_id or "",
+        header_name or "",
+        hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest(),
     )
     params = _params_of(body, start)
     warnings: list[str] = []
@@ -229,21 +219,15 @@ def stream_request_from(
         config = make_config(session)
     except ValidationFailed as error:
         raise ValidationFailed([_by_their_names(f) for f in error.details["details"]]) from None
-    aliases = {names.request_id, names.stream_id, names.manifest_id, header_name or ""} - {""}
-    return StreamRequest(
-        names,
-        frozenset(aliases),
-        replace(
-            config,
-            channels_given=True,
-            control_url=start.control_url,
-            events_url=start.events_url,
-            data_url=start.data_url,
-            names=names,
-            params=params,
-            warnings=(*config.warnings, *warnings),
-        ),
-        hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest(),
+    return replace(
+        config,
+        channels_given=True,
+        control_url=start.control_url,
+        events_url=start.events_url,
+        data_url=start.data_url,
+        names=names,
+        params=params,
+        warnings=(*config.warnings, *warnings),
     )
 
 

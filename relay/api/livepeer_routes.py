@@ -24,16 +24,16 @@ from relay.api.livepeer_models import (
     StreamDetails,
     StreamDone,
     StreamList,
-    StreamRequest,
     StreamStarted,
     StreamState,
     StreamStatus,
-    stream_request_from,
+    stream_config_from,
 )
 from relay.api.models import session_config_from
 from relay.api.streams import STREAMS, Stream
 from relay.errors import BusyError, RelayError, RequestError
 from relay.redaction import mask_credentials
+from relay.session_config import StreamNames
 
 log = structlog.get_logger(__name__)
 
@@ -161,28 +161,27 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 async def _start(request: web.Request, *, name_needed: bool) -> web.StreamResponse:
     body = await read_json_object(request)
-    asked = stream_request_from(
+    asked = stream_config_from(
         body,
         _header_name(request),
         lambda session: session_config_from(session, request.app[SETTINGS], request.app[PROMPTS]),
         name_needed=name_needed,
     )
     streams, sessions = request.app[STREAMS], request.app[SESSIONS]
+    assert asked.names is not None
     async with streams.lock(asked.names.request_id):
         stream = streams.find(asked.names.request_id)
         if stream is not None and stream.running:
             if stream.state != "stopping":
-                return _started(request, _same(stream, asked))
+                return _started(request, _same(stream, asked.names))
             with suppress(RequestError):
                 await sessions.stop_session(stream.session.session_id)
-        session = await sessions.start_session(asked.config)
-        stream = Stream(asked.names, asked.aliases, asked.digest, asked.config, session)
-        streams.add(stream)
+        stream = Stream(asked.names, await sessions.start_session(asked))
     return _started(request, stream)
 
 
-def _same(stream: Stream, asked: StreamRequest) -> Stream:
-    if stream.digest != asked.digest:
+def _same(stream: Stream, asked: StreamNames) -> Stream:
+    if stream.names.digest != asked.digest:
         raise RequestError(
             f"stream {stream.request_id[:100]} runs already, and was started with something else;"
             " stop it first, or use another gateway_request_id",

@@ -21,14 +21,15 @@ class Stream:
     """A session that an orchestrator started."""
 
     names: StreamNames
-    aliases: frozenset[str]
-    digest: str
-    config: SessionConfig
     session: SessionView
 
     @property
     def request_id(self) -> str:
         return self.names.request_id
+
+    @property
+    def config(self) -> SessionConfig:
+        return self.session.config
 
     @property
     def state(self) -> str:
@@ -41,11 +42,10 @@ class Stream:
 
 
 class Streams:
-    """The streams of an application; those whose session is forgotten are forgotten too."""
+    """The streams among the sessions; nothing is kept here but who is being started."""
 
     def __init__(self, sessions: SessionService) -> None:
         self._sessions = sessions
-        self._streams: dict[str, Stream] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def lock(self, request_id: str) -> asyncio.Lock:
@@ -55,19 +55,18 @@ class Streams:
             lock = self._locks[request_id] = asyncio.Lock()
         return lock
 
-    def add(self, stream: Stream) -> None:
-        """In place of one of the same name that has ended."""
-        self._streams[stream.request_id] = stream
+    def running(self) -> list[Stream]:
+        """Oldest first."""
+        return self._listed(ended=False)
 
     def find(self, name: str) -> Stream | None:
-        """By any of its names, or its session's id; one that runs before one that has ended."""
-        self._forget()
-        found = [
-            stream
-            for stream in self._streams.values()
-            if name in stream.aliases or name == stream.session.session_id
-        ]
-        return min(found, key=lambda stream: not stream.running, default=None)
+        """By any of its names, or its session's id: one that runs, or else the one that ended
+        last."""
+        for ended in (False, True):
+            for stream in reversed(self._listed(ended=ended)):
+                if name in stream.names.all or name == stream.session.session_id:
+                    return stream
+        return None
 
     def get(self, name: str) -> Stream:
         """As `find`.
@@ -85,18 +84,12 @@ class Streams:
             )
         return stream
 
-    def running(self) -> list[Stream]:
-        """Oldest first."""
-        self._forget()
-        return [stream for stream in self._streams.values() if stream.running]
-
-    def _forget(self) -> None:
-        for request_id, stream in list(self._streams.items()):
-            try:
-                self._sessions.get(stream.session.session_id)
-            except RequestError:
-                if not stream.running:
-                    del self._streams[request_id]
+    def _listed(self, *, ended: bool) -> list[Stream]:
+        return [
+            Stream(session.config.names, session)
+            for session in self._sessions.list(ended=ended)
+            if session.config.names is not None
+        ]
 
 
 STREAMS = web.AppKey("streams", Streams)
