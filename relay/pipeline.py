@@ -265,6 +265,10 @@ class Pipeline:
         """Pictures written to the output."""
         return self._publish.frames
 
+    def minute(self) -> dict[str, Any]:
+        """The output's frame rate, second by second; see `MinuteMeter.report`."""
+        return self._publish.minute.report()
+
     def status(self) -> dict[str, Any]:
         """Plain values for the session's status."""
         return {

@@ -18,7 +18,7 @@ import structlog
 from relay.media.access_unit import MediaKind
 from relay.media.segment_encoder import SegmentChunk
 from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
-from relay.stats import DelayMeter, RateMeter
+from relay.stats import DelayMeter, MinuteMeter, RateMeter
 from relay.tasks import cancel_and_wait
 from relay.trickle.errors import SegmentLostError
 from relay.trickle.publisher import TricklePublisher
@@ -60,6 +60,7 @@ class Publish:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.frames = RateMeter()
+        self.minute = MinuteMeter()
         self.sound = RateMeter()
         """Audio units written."""
         self.delay = DelayMeter()
@@ -128,6 +129,7 @@ class Publish:
             self.sound.tick()
         elif chunk.kind is MediaKind.VIDEO:
             self.frames.tick()
+            self.minute.tick()
             if chunk.arrived_at:  # a repeated picture may stand for no input frame
                 self.delay.add(self._clock() - chunk.arrived_at)
 

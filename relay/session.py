@@ -265,6 +265,10 @@ class Session:
         del self._pipeline, self._processor
         self._ended.set()
 
+    def fps_report(self) -> dict[str, Any]:
+        """The output's frame rate as ComfyStream's `/streams/stats` has it; while it runs."""
+        return self._pipeline.minute()
+
     def view(self) -> StreamView:
         """The session as a gateway is told of it; until it has ended."""
         pipeline, processor, problem = self._pipeline, self._processor, self.error or self.problem

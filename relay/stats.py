@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 
 class RateMeter:
@@ -91,3 +92,50 @@ class DelayMeter:
             return None
         last = len(values) - 1
         return {f"p{q}": round(values[round(last * q / 100)] * 1000, 2) for q in (50, 95, 99)}
+
+
+class MinuteMeter:
+    """Events of each second of the last minute, in the shape of ComfyStream's `/streams/stats`.
+
+    Args:
+        clock: seconds, monotonic.
+    """
+
+    SECONDS = 60
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first_at: float | None = None
+        self._counts: deque[tuple[int, int]] = deque(maxlen=self.SECONDS + 1)
+        """Whole seconds since the first event, with their events; those without are left out."""
+
+    def tick(self) -> None:
+        second = self._now()
+        if self._counts and self._counts[-1][0] == second:
+            self._counts[-1] = (second, self._counts[-1][1] + 1)
+        else:
+            self._counts.append((second, 1))
+
+    def report(self) -> dict[str, Any]:
+        """``timestamp`` (seconds since the first event), ``fps`` (of the last whole second),
+        ``minute_avg_fps``, and ``minute_fps_array`` with a ``timestamp`` and ``fps`` for each
+        whole second of the last minute."""
+        now = self._now() if self._first_at is not None else 0
+        counts = dict(self._counts)
+        rates = [
+            {"timestamp": float(second + 1), "fps": float(counts.get(second, 0))}
+            for second in range(max(0, now - self.SECONDS), now)
+        ]
+        fps = [rate["fps"] for rate in rates]
+        return {
+            "timestamp": float(now),
+            "fps": fps[-1] if fps else 0.0,
+            "minute_avg_fps": sum(fps) / len(fps) if fps else 0.0,
+            "minute_fps_array": rates,
+        }
+
+    def _now(self) -> int:
+        now = self._clock()
+        if self._first_at is None:
+            self._first_at = now
+        return int(now - self._first_at)

@@ -57,6 +57,9 @@ class FakeSession:
             "created_at": "2024-01-01T12:00:00",
         }
 
+    def fps_report(self) -> dict[str, Any]:
+        return {"timestamp": 0.0, "fps": 0.0, "minute_avg_fps": 0.0, "minute_fps_array": []}
+
     def status(self) -> dict[str, Any]:
         return self.summary() | {
             "comfystream_url": self.config.comfystream_url,

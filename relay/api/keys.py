@@ -45,6 +45,10 @@ class SessionView(Protocol):
         """Pass a message on to ComfyStream."""
         ...
 
+    def fps_report(self) -> dict[str, Any]:
+        """An entry of `GET /streams/stats`; of one that runs."""
+        ...
+
     def summary(self) -> dict[str, Any]:
         """The entry in `GET /sessions`."""
         ...

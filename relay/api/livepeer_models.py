@@ -166,6 +166,29 @@ class StreamStatus(StreamState):
     all_streams: dict[str, StreamDetails]
 
 
+class FpsMeasurement(BaseModel):
+    """Of one second."""
+
+    timestamp: float
+    fps: float
+
+
+class FpsReport(BaseModel):
+    """A stream's frame rate as ComfyStream's dashboards read it; times in seconds since the first
+    picture."""
+
+    timestamp: float
+    fps: float
+    minute_avg_fps: float
+    minute_fps_array: list[FpsMeasurement]
+
+
+class NoFpsReport(BaseModel):
+    """What ComfyStream says, with status 200, of a stream that it does not have."""
+
+    error: str = "Stream not found"
+
+
 class StreamList(BaseModel):
     """Answer of `GET /streams`."""
 

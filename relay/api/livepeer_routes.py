@@ -16,10 +16,11 @@ from pydantic import BaseModel
 
 from relay.api.body import read_json_object
 from relay.api.errors import error_answer, json_answer
-from relay.api.keys import PROMPTS, SESSION_ID, SESSIONS, SETTINGS
+from relay.api.keys import PROMPTS, SESSION_ID, SESSIONS, SETTINGS, SessionView
 from relay.api.livepeer_models import (
     LONGEST_NAME,
     CurrentParams,
+    NoFpsReport,
     StreamConfig,
     StreamDetails,
     StreamDone,
@@ -126,6 +127,21 @@ async def list_streams(request: web.Request) -> web.StreamResponse:
     return _answer(StreamList(streams=streams, count=len(streams)))
 
 
+async def all_stats(request: web.Request) -> web.StreamResponse:
+    """Frame rates of every session that runs, as ComfyStream's own route has them."""
+    return json_answer({_key(s): s.fps_report() for s in request.app[SESSIONS].list()})
+
+
+async def stream_stats(request: web.Request) -> web.StreamResponse:
+    """Frame rates of one session; status 200 with an error if there is none, as ComfyStream."""
+    name = request.match_info["stream_id"]
+    stream = request.app[STREAMS].find(name)
+    for session in request.app[SESSIONS].list():
+        if name == session.session_id or (stream and stream.session is session):
+            return json_answer(session.fps_report())
+    return _answer(NoFpsReport())
+
+
 async def worker_health(request: web.Request) -> web.StreamResponse:
     """One word for the worker: LOADING, IDLE or OK."""
     return json_answer({"status": worker_state(request).status})
@@ -156,6 +172,8 @@ def add_routes(router: web.UrlDispatcher) -> None:
         router.add_get(f"{prefix}/stream/status", stream_status)
         router.add_get(f"{prefix}/stream/{{stream_id}}/status", one_stream_status)
         router.add_get(f"{prefix}/streams", list_streams)
+    router.add_get("/streams/stats", all_stats)
+    router.add_get("/stream/{stream_id}/stats", stream_stats)
     router.add_get("/api/health", worker_health)
 
 
@@ -229,6 +247,10 @@ def _stream_of(request: web.Request, verb: str) -> Stream:
             code="stream_not_named",
         )
     return running[0]
+
+
+def _key(session: SessionView) -> str:
+    return session.config.names.request_id if session.config.names else session.session_id
 
 
 def _details(stream: Stream) -> StreamDetails:

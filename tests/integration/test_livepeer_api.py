@@ -345,6 +345,17 @@ async def test_status_and_list(client: Client, prefix: str) -> None:
     assert (status, answer["status"]) == (404, "error")
 
 
+async def test_frame_rates_as_comfystream_tells_them(client: Client) -> None:
+    """By the stream's name; one that is not there is an error with status 200."""
+    assert await get(client, "/streams/stats") == (200, {})
+    await post(client, "/stream/start", BYOC_START)
+    _, everything = await get(client, "/streams/stats")
+    assert everything.keys() == {"s1"}
+    assert everything["s1"].keys() == {"timestamp", "fps", "minute_avg_fps", "minute_fps_array"}
+    assert (await get(client, "/stream/s1/stats"))[1] == everything["s1"]
+    assert await get(client, "/stream/nobody/stats") == (200, {"error": "Stream not found"})
+
+
 async def test_health_words(client: Client, sessions: FakeSessions) -> None:
     """LOADING, IDLE, OK, from one truth: the start's answer, the status and the health say the
     same."""
