@@ -49,5 +49,8 @@ MINUTES ?= 60
 soak: $(STAMP) ## sessions under random faults for MINUTES=60
 	@$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
+openapi: $(STAMP) ## write docs/openapi.json again, after a route or a model has changed
+	@$(BIN)/python trickle_relay_service.py --print-openapi > docs/openapi.json
+
 clean: ## remove .venv and caches
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import json
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ from aiohttp import web
 
 from relay import __version__
 from relay.api.app import build_app, drain, make_runner
+from relay.api.openapi import openapi
 from relay.comfystream.workflows import TextWorkflowError
 from relay.config import EventLoop, Settings
 from relay.config_show import print_lines
@@ -55,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         configure_logging(loaded.settings.log_level, loaded.settings.log_format)
         app = create_app(loaded.settings)
+        if options.print_openapi:
+            print(json.dumps(openapi(app), indent=1, sort_keys=True))
+            return 0
         new_loop = _loop_factory(loaded.settings)
     except SettingsError as error:
         return _refuse(2, *error.faults)
@@ -195,6 +200,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--print-config", action="store_true", help="show every setting and its origin, and exit"
+    )
+    parser.add_argument(
+        "--print-openapi", action="store_true", help="show the API as OpenAPI 3.1, and exit"
     )
     parser.add_argument("--version", action="version", version=f"trickle-relay {__version__}")
     return parser

@@ -10,6 +10,7 @@ from relay.api import live_routes, livepeer_routes, operator_routes, session_rou
 from relay.api.access import RATE_LIMIT, make_rate_limit, request_limit, token_guard
 from relay.api.errors import error_border
 from relay.api.keys import PROMPTS, SESSIONS, SETTINGS, SessionService
+from relay.api.openapi import describe_api
 from relay.api.origins import allow_origins, origin_guard
 from relay.api.request_context import add_request_id, request_context
 from relay.api.streams import STREAMS, Streams
@@ -47,6 +48,7 @@ def build_app(settings: Settings, sessions: SessionService) -> web.Application:
     app.add_routes(text_routes.routes)
     app.add_routes(operator_routes.routes)
     livepeer_routes.add_routes(app.router)
+    app.router.add_get("/openapi.json", describe_api)
     app.on_response_prepare.append(add_request_id)
     app.on_startup.append(_start_sessions)
     app.on_shutdown.append(_end_sessions)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, ValidationError
 
 from relay.api.models import ChannelUrl, StartRequest, ValidationFailed
 from relay.comfystream.workflow_check import quoted
@@ -181,6 +181,10 @@ class FpsReport(BaseModel):
     fps: float
     minute_avg_fps: float
     minute_fps_array: list[FpsMeasurement]
+
+
+class AllFpsReports(RootModel[dict[str, FpsReport]]):
+    """Of every stream that runs, by its name."""
 
 
 class NoFpsReport(BaseModel):

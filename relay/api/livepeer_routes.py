@@ -14,17 +14,22 @@ import structlog
 from aiohttp import web
 from pydantic import BaseModel
 
+from relay.api.answers import WorkerHealth
 from relay.api.body import read_json_object
+from relay.api.describe import Operation, describes
 from relay.api.errors import error_answer, json_answer
 from relay.api.keys import PROMPTS, SESSION_ID, SESSIONS, SETTINGS, SessionView
 from relay.api.livepeer_models import (
     LONGEST_NAME,
+    AllFpsReports,
     CurrentParams,
+    FpsReport,
     NoFpsReport,
     StreamConfig,
     StreamDetails,
     StreamDone,
     StreamList,
+    StreamStart,
     StreamStarted,
     StreamState,
     StreamStatus,
@@ -43,6 +48,14 @@ RETRY_AFTER_S = 5
 _BUSY_CODES = frozenset({"comfystream_busy"})
 """Refusals that pass by themselves: an orchestrator tries another worker, or comes again."""
 
+NAMED = {STREAM_ID_HEADER: "The stream that is meant."}
+EXAMPLE = {
+    "gateway_request_id": "s1",
+    "subscribe_url": "http://127.0.0.1:8935/ai/trickle/s1",
+    "publish_url": "http://127.0.0.1:8935/ai/trickle/s1-out",
+    "params": {"width": 512, "height": 512},
+}
+
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -59,6 +72,7 @@ def worker_call(handler: Answer) -> Answer:
     return wrapped
 
 
+@describes(Operation((StreamStarted,), StreamStart, EXAMPLE, headers=NAMED, errors=(409, 503)))
 @worker_call
 async def start_stream(request: web.Request) -> web.StreamResponse:
     """Start a stream. The same start again gets the same answer; another one of the same name is
@@ -66,12 +80,14 @@ async def start_stream(request: web.Request) -> web.StreamResponse:
     return await _start(request, name_needed=True)
 
 
+@describes(Operation((StreamStarted,), StreamStart, EXAMPLE, headers=NAMED, errors=(409, 503)))
 @worker_call
 async def start_live_video(request: web.Request) -> web.StreamResponse:
     """Start a stream, as ai-runner does: a stream without a name gets one."""
     return await _start(request, name_needed=False)
 
 
+@describes(Operation((StreamDone,), any_body=True, headers=NAMED, errors=(404,)))
 @worker_call
 async def stop_stream(request: web.Request) -> web.StreamResponse:
     """End a stream; answers when it has ended, also the second time. The body does not matter."""
@@ -83,6 +99,7 @@ async def stop_stream(request: web.Request) -> web.StreamResponse:
     return _answer(StreamDone(message=message, request_id=stream.request_id))
 
 
+@describes(Operation((StreamStatus,), headers=NAMED))
 @worker_call
 async def stream_status(request: web.Request) -> web.StreamResponse:
     """How the worker fares, and its streams."""
@@ -114,12 +131,14 @@ async def stream_status(request: web.Request) -> web.StreamResponse:
     )
 
 
+@describes(Operation((StreamDetails,), errors=(404,)))
 @worker_call
 async def one_stream_status(request: web.Request) -> web.StreamResponse:
     """One stream, also some minutes after it has ended."""
     return _answer(_details(request.app[STREAMS].get(request.match_info["stream_id"])))
 
 
+@describes(Operation((StreamList,)))
 @worker_call
 async def list_streams(request: web.Request) -> web.StreamResponse:
     """The streams that run, by their names."""
@@ -127,11 +146,13 @@ async def list_streams(request: web.Request) -> web.StreamResponse:
     return _answer(StreamList(streams=streams, count=len(streams)))
 
 
+@describes(Operation((AllFpsReports,)))
 async def all_stats(request: web.Request) -> web.StreamResponse:
     """Frame rates of every session that runs, as ComfyStream's own route has them."""
     return json_answer({_key(s): s.fps_report() for s in request.app[SESSIONS].list()})
 
 
+@describes(Operation((FpsReport, NoFpsReport), errors=(404,)))
 async def stream_stats(request: web.Request) -> web.StreamResponse:
     """Frame rates of one session; status 200 with an error if there is none, as ComfyStream."""
     name = request.match_info["stream_id"]
@@ -142,6 +163,7 @@ async def stream_stats(request: web.Request) -> web.StreamResponse:
     return _answer(NoFpsReport())
 
 
+@describes(Operation((WorkerHealth,)))
 async def worker_health(request: web.Request) -> web.StreamResponse:
     """One word for the worker: LOADING, IDLE or OK."""
     return json_answer({"status": worker_state(request).status})

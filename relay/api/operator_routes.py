@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from aiohttp import web
 
 from relay import __version__
+from relay.api.answers import Health, Ready, ServerList, Version
+from relay.api.describe import Operation, describes
 from relay.api.errors import json_answer
 from relay.api.keys import SESSIONS
 
@@ -37,6 +39,7 @@ _PAGE = """<!doctype html>
 
 
 @routes.get("/health")
+@describes(Operation((Health,)))
 async def health(request: web.Request) -> web.StreamResponse:
     """Whether the process answers; a session's troubles are its own status's matter."""
     sessions = len(request.app[SESSIONS].list())
@@ -44,6 +47,7 @@ async def health(request: web.Request) -> web.StreamResponse:
 
 
 @routes.get("/readyz")
+@describes(Operation((Ready,), errors=(503,)))
 async def ready(request: web.Request) -> web.StreamResponse:
     """Whether a session could be started now: 503 while starting, draining or full."""
     problem = request.app[SESSIONS].why_not_ready()
@@ -53,12 +57,14 @@ async def ready(request: web.Request) -> web.StreamResponse:
 
 
 @routes.get("/servers")
+@describes(Operation((ServerList,)))
 async def list_servers(request: web.Request) -> web.StreamResponse:
     """The ComfyStream servers of the pool, and what keeps each from being given to a session."""
     return json_answer({"success": True, "servers": list(request.app[SESSIONS].servers())})
 
 
 @routes.get("/version")
+@describes(Operation((Version,)))
 async def show_version(_request: web.Request) -> web.StreamResponse:
     """What runs here."""
     libraries = {name: _installed(name) for name in ("aiohttp", "aiortc", "av")}
@@ -73,6 +79,7 @@ async def show_version(_request: web.Request) -> web.StreamResponse:
 
 
 @routes.get("/")
+@describes(Operation(content_type="text/html"))
 async def page(request: web.Request) -> web.StreamResponse:
     """A plain page that lists the sessions."""
     rows = []

@@ -7,15 +7,25 @@ import asyncio
 import structlog
 from aiohttp import web
 
+from relay.api.answers import SessionList, Started, StatusAnswer, Stopped
 from relay.api.body import read_json_object
+from relay.api.describe import Operation, describes
 from relay.api.errors import json_answer
 from relay.api.keys import PROMPTS, SESSION_ID, SESSIONS, SETTINGS, session_of
-from relay.api.models import flag_from, session_config_from
+from relay.api.models import StartRequest, flag_from, session_config_from
+from relay.comfystream.workflows import DEFAULT_WORKFLOW
 
 routes = web.RouteTableDef()
 
+EXAMPLE = {
+    "input_stream_url": "http://127.0.0.1:3389/camera",
+    "comfystream_url": "http://127.0.0.1:8889",
+    "prompts": [DEFAULT_WORKFLOW],
+}
+
 
 @routes.post("/session/start")
+@describes(Operation((Started,), StartRequest, EXAMPLE, errors=(409, 422, 503)))
 async def start_session(request: web.Request) -> web.StreamResponse:
     """Start a session. It connects in the background; its status says how that goes."""
     body = await read_json_object(request)
@@ -38,6 +48,7 @@ async def start_session(request: web.Request) -> web.StreamResponse:
 
 
 @routes.delete("/session/{session_id}")
+@describes(Operation((Stopped,), errors=(404,)))
 async def stop_session(request: web.Request) -> web.StreamResponse:
     """End a session; answers when it has ended."""
     session_id = session_of(request).session_id
@@ -47,12 +58,14 @@ async def stop_session(request: web.Request) -> web.StreamResponse:
 
 
 @routes.get("/session/{session_id}/status")
+@describes(Operation((StatusAnswer,), errors=(404,)))
 async def session_status(request: web.Request) -> web.StreamResponse:
     """Everything about one session."""
     return json_answer({"success": True, "session": session_of(request).status()})
 
 
 @routes.get("/sessions")
+@describes(Operation((SessionList,), errors=(422,), query={"ended": "Those that ended lately."}))
 async def list_sessions(request: web.Request) -> web.StreamResponse:
     """The sessions that run, a few words about each; with `?ended=true` those that ended lately."""
     ended = flag_from(request.query, "ended")

@@ -1,0 +1,133 @@
+"""The shapes of our own answers, for those who generate clients; the contract's fields are there.
+
+Handlers answer with plain objects; that those fit is what tests hold them to.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Answer(BaseModel):
+    """Fields may be added at any time."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ErrorAnswer(Answer):
+    """What is wrong and what to do; `code` stays the same. The calls of Livepeer orchestrators add
+    `status` and `message`."""
+
+    success: Literal[False]
+    error: str
+    code: str
+    request_id: str
+
+
+class Started(Answer):
+    """Answer of `POST /session/start`."""
+
+    success: Literal[True]
+    session_id: str
+
+
+class Stopped(Answer):
+    """Answer of `DELETE /session/{id}`."""
+
+    success: Literal[True]
+    message: str
+
+
+class QueueSizes(Answer):
+    """How many items wait."""
+
+    decoded_frames: int
+    processed_frames: int
+    output_segments: int
+
+
+class SessionStatus(Answer):
+    """docs/api.md explains the fields, and those that are not listed here."""
+
+    session_id: str
+    status: str
+    input_stream_url: str
+    output_stream_url: str
+    comfystream_url: str
+    width: int
+    height: int
+    created_at: str
+    queue_sizes: QueueSizes
+    webrtc_state: str
+
+
+class StatusAnswer(Answer):
+    """Answer of `GET /session/{id}/status`."""
+
+    success: Literal[True]
+    session: SessionStatus
+
+
+class SessionSummary(Answer):
+    """An entry of `GET /sessions`."""
+
+    session_id: str
+    status: str
+    input_stream_url: str
+    output_stream_url: str
+    created_at: str
+
+
+class SessionList(Answer):
+    """Answer of `GET /sessions`."""
+
+    success: Literal[True]
+    sessions: list[SessionSummary]
+
+
+class PoolServer(Answer):
+    """A ComfyStream server of the pool."""
+
+    url: str
+    state: str
+    sessions: list[str]
+    error: str | None
+    error_code: str | None
+
+
+class ServerList(Answer):
+    """Answer of `GET /servers`."""
+
+    success: Literal[True]
+    servers: list[PoolServer]
+
+
+class Health(Answer):
+    """Answer of `GET /health`."""
+
+    status: Literal["healthy"]
+    version: str
+    sessions: int
+
+
+class Ready(Answer):
+    """Answer of `GET /readyz`."""
+
+    status: Literal["ready"]
+
+
+class WorkerHealth(Answer):
+    """Answer of `GET /api/health`."""
+
+    status: Literal["LOADING", "IDLE", "OK"]
+
+
+class Version(Answer):
+    """Answer of `GET /version`."""
+
+    name: str
+    version: str
+    python: str
+    libraries: dict[str, Any]
