@@ -48,7 +48,7 @@ class Session:
             if config.prompts
             else None
         )
-        self.config = config
+        self.config = self._asked = config
         self.state = SessionState.STARTING
         self.created_at = datetime.now(UTC)
         self.ended_at: datetime | None = None
@@ -265,6 +265,14 @@ class Session:
         del self._pipeline, self._processor
         self._ended.set()
 
+    def _params(self) -> dict[str, Any]:
+        """What an orchestrator asked for, and what was changed since."""
+        now, asked = self.config, self._asked
+        changed = [
+            n for n in ("prompts", "width", "height") if getattr(now, n) != getattr(asked, n)
+        ]
+        return {**now.params, **{name: getattr(now, name) for name in changed}}
+
     def fps_report(self) -> dict[str, Any]:
         """The output's frame rate as ComfyStream's `/streams/stats` has it; while it runs."""
         return self._pipeline.minute()
@@ -290,7 +298,7 @@ class Session:
             problem=problem.message if problem else None,
             problem_code=problem.code if problem else None,
             reconnects=processor.reconnects,
-            params=self.config.params,
+            params=self._params(),
             end_reason=self.end_reason.value if self.end_reason else None,
         )
 

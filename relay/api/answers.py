@@ -33,6 +33,43 @@ class Started(Answer):
     session_id: str
 
 
+class ChangeBody(BaseModel):
+    """Body of `PATCH /session/{id}`: what is to be different, one field at least."""
+
+    prompts: Any = None
+    width: int | None = None
+    height: int | None = None
+    paused: bool | None = None
+
+
+class Changed(Answer):
+    """Answer to a change."""
+
+    success: Literal[True]
+    session_id: str
+    result: Literal["applied", "superseded", "held"]
+
+
+class ControlBody(Answer):
+    """A message for ComfyStream's control channel."""
+
+    type: str
+
+
+class ControlReply(Answer):
+    """And what became of it."""
+
+    success: Literal[True]
+    reply: dict[str, Any] | None
+
+
+class Nodes(Answer):
+    """Answer of `GET /session/{id}/nodes`."""
+
+    success: Literal[True]
+    nodes: dict[str, Any]
+
+
 class Stopped(Answer):
     """Answer of `DELETE /session/{id}`."""
 

@@ -26,6 +26,8 @@ class Operation:
     """Of the body."""
     any_body: bool = False
     """There may be one, and it does not matter."""
+    may_be_held: bool = False
+    """Answered 202, in the same shape, where the change waits."""
     errors: tuple[int, ...] = ()
     """Beside those that any call may be answered."""
     query: Mapping[str, str] = field(default_factory=dict)

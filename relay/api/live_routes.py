@@ -6,13 +6,18 @@ from typing import Any
 
 from aiohttp import web
 
+from relay.api.answers import ChangeBody, Changed, ControlBody, ControlReply, Nodes
 from relay.api.body import read_json_object
+from relay.api.describe import Operation, describes
 from relay.api.errors import json_answer
 from relay.api.keys import session_of
 from relay.errors import RequestError
 from relay.session_change import ChangeResult, RequestedChange
 
 routes = web.RouteTableDef()
+
+FAILURES = (404, 409, 422, 502, 503, 504)
+"""Of a change, and of ComfyStream's answer to it."""
 
 HELD_AFTER_S = 10.0
 """A change that is not in force by then is answered as held; it goes on waiting for its turn."""
@@ -29,6 +34,7 @@ they hold over a reconnect and can't stop the picture. With the type of ComfyStr
 
 
 @routes.patch("/session/{session_id}")
+@describes(Operation((Changed,), ChangeBody, may_be_held=True, errors=FAILURES))
 async def change_session(request: web.Request) -> web.StreamResponse:
     """Change prompts, size or pause; answers when ComfyStream has confirmed it."""
     session = session_of(request)
@@ -39,6 +45,7 @@ async def change_session(request: web.Request) -> web.StreamResponse:
 
 
 @routes.get("/session/{session_id}/nodes")
+@describes(Operation((Nodes,), errors=FAILURES))
 async def session_nodes(request: web.Request) -> web.StreamResponse:
     """The nodes that ComfyStream runs, with the types and values of their inputs."""
     reply = await session_of(request).ask_comfystream({"type": "get_nodes"})
@@ -46,6 +53,7 @@ async def session_nodes(request: web.Request) -> web.StreamResponse:
 
 
 @routes.post("/session/{session_id}/control")
+@describes(Operation((ControlReply,), ControlBody, may_be_held=True, errors=FAILURES))
 async def send_control(request: web.Request) -> web.StreamResponse:
     """Pass a message on to ComfyStream's control channel, and its reply back."""
     session = session_of(request)

@@ -74,6 +74,17 @@ class StreamStart(BaseModel):
     )
 
 
+class StreamParams(BaseModel):
+    """Body of `POST /stream/params`: parameters as in a start; numbers may be text."""
+
+    model_config = ConfigDict(extra="allow")
+
+    prompts: Any = None
+    prompt: Any = None
+    width: int | str | None = None
+    height: int | str | None = None
+
+
 class StreamState(BaseModel):
     """pytrickle's state object."""
 

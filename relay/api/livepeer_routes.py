@@ -19,6 +19,7 @@ from relay.api.body import read_json_object
 from relay.api.describe import Operation, describes
 from relay.api.errors import error_answer, json_answer
 from relay.api.keys import PROMPTS, SESSION_ID, SESSIONS, SETTINGS, SessionView
+from relay.api.live_routes import HELD_AFTER_S
 from relay.api.livepeer_models import (
     LONGEST_NAME,
     AllFpsReports,
@@ -29,6 +30,7 @@ from relay.api.livepeer_models import (
     StreamDetails,
     StreamDone,
     StreamList,
+    StreamParams,
     StreamStart,
     StreamStarted,
     StreamState,
@@ -96,6 +98,19 @@ async def stop_stream(request: web.Request) -> web.StreamResponse:
     with suppress(RequestError):  # it was stopped already
         await request.app[SESSIONS].stop_session(stream.session.session_id)
     message = "Stream stopped successfully"
+    return _answer(StreamDone(message=message, request_id=stream.request_id))
+
+
+@describes(Operation((StreamDone,), StreamParams, headers=NAMED, errors=(404, 409, 502, 503, 504)))
+@worker_call
+async def change_stream(request: web.Request) -> web.StreamResponse:
+    """Change a stream's parameters. What is not known is ignored; answers when ComfyStream has
+    confirmed the rest, or after some seconds."""
+    stream = _stream_of(request, "update")
+    request[SESSION_ID] = stream.session.session_id
+    requested = stream.session.request_change(await read_json_object(request), lenient=True)
+    await requested.wait(HELD_AFTER_S)
+    message = "Parameters updated successfully"
     return _answer(StreamDone(message=message, request_id=stream.request_id))
 
 
@@ -191,6 +206,8 @@ def add_routes(router: web.UrlDispatcher) -> None:
         router.add_post(f"{prefix}/live-video-to-video", start_live_video)
         router.add_post(f"{prefix}/stream/stop", stop_stream)
         router.add_post(f"{prefix}/stream/{{stream_id}}/stop", stop_stream)
+        router.add_post(f"{prefix}/stream/params", change_stream)
+        router.add_post(f"{prefix}/stream/{{stream_id}}/params", change_stream)
         router.add_get(f"{prefix}/stream/status", stream_status)
         router.add_get(f"{prefix}/stream/{{stream_id}}/status", one_stream_status)
         router.add_get(f"{prefix}/streams", list_streams)

@@ -98,9 +98,10 @@ def _entry(
     statuses = {*FROM_ANY, *operation.errors}
     if operation.body is not None:
         statuses.update(FROM_A_BODY)
-    entry["responses"] = {"200": _good(operation, refs)} | {
-        str(status): _error(status, refs) for status in sorted(statuses)
-    }
+    good = {"200": _good(operation, refs)}
+    if operation.may_be_held:
+        good["202"] = good["200"] | {"description": "Accepted"}
+    entry["responses"] = good | {str(status): _error(status, refs) for status in sorted(statuses)}
     return entry
 
 

@@ -7,6 +7,7 @@ import json
 
 from aiohttp import web
 
+from relay.api.describe import Operation, describes
 from relay.api.keys import session_of
 from relay.errors import BusyError
 from relay.queues import QueueClosed
@@ -19,6 +20,7 @@ WRITE_TIMEOUT_S = 10.0
 
 
 @routes.get("/session/{session_id}/text", allow_head=False)
+@describes(Operation(content_type="text/event-stream", errors=(404, 503)))
 async def session_text(request: web.Request) -> web.StreamResponse:
     """Each text that ComfyStream sends from now on, until the session ends or the client goes."""
     session = session_of(request)

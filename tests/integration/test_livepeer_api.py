@@ -314,6 +314,25 @@ async def test_which_stream_is_meant(client: Client, sessions: FakeSessions) -> 
     assert sessions.sessions == {}
 
 
+@pytest.mark.parametrize("path", ["/stream/params", "/stream/s1/params", "/api/stream/params"])
+async def test_parameters_are_changed_by_the_session(
+    client: Client, sessions: FakeSessions, path: str
+) -> None:
+    """The raw object of the gateway's client goes where PATCH /session goes."""
+    status, answer = await post(client, "/stream/params", {"prompts": []})
+    assert (status, answer["message"]) == (400, "No active stream to update")
+    await post(client, "/stream/start", BYOC_START)
+    params = {"prompts": [INVERT], "width": "640", "height": 480, "strength": 0.5}
+    status, answer = await post(client, path, params, X_Stream_Id="s1")
+    assert (status, answer["status"]) == (200, "success")
+    assert answer["message"] == "Parameters updated successfully"
+    [session] = sessions.sessions.values()
+    assert session.changes == [params]
+    session.change_error = RequestError("no", code="validation_failed", http_status=422)
+    status, answer = await post(client, path, params, X_Stream_Id="s1")
+    assert (status, answer["status"]) == (400, "error")
+
+
 @pytest.mark.parametrize("prefix", PREFIXES)
 async def test_status_and_list(client: Client, prefix: str) -> None:
     """The fields of pytrickle's status and of ComfyStream's, with and without a stream."""
