@@ -85,10 +85,23 @@ async def measure(options: RunOptions) -> RunResult:
         http = await cleanup.enter_async_context(
             aiohttp.ClientSession(timeout=timeout, headers=api_headers())
         )
-        return await _Run(options, logs, http, cleanup).measure()
+        return await SessionRun(options, logs, http, cleanup).measure()
 
 
-class _Run:
+@dataclass(frozen=True, slots=True)
+class RunningStack:
+    """Every process but the probe, and the two channels."""
+
+    relay: Child
+    relay_url: str
+    comfystream_url: str
+    input_url: str
+    output_url: str
+
+
+class SessionRun:
+    """Starts the processes of one run, and a session in them; `cleanup` ends them."""
+
     def __init__(
         self,
         options: RunOptions,
@@ -105,16 +118,14 @@ class _Run:
         options = self._options
         codec_ms = await asyncio.to_thread(codec_cpu_ms, options.width, options.height)
         async with asyncio.timeout(START_TIMEOUT_S):
-            trickle_url = await self._start_trickle()
-            comfystream_url = await self._start_comfystream()
-            relay, relay_url = await self._start_relay()
+            stack = await self.start_stack()
+            relay, relay_url = stack.relay, stack.relay_url
             idle_memory = peak_memory_mb(relay.pid)
-            input_url, output_url = f"{trickle_url}/live", f"{trickle_url}/live-processed"
-            await self._start_source(input_url)
+            input_url, output_url = stack.input_url, stack.output_url
             probe = await self._start_probe(input_url, output_url)
         await asyncio.sleep(_SETTLE_S)
         asked_at = time.monotonic()
-        session_id = await self._start_session(relay_url, input_url, comfystream_url)
+        session_id = await self.start_session(stack)
         async with asyncio.timeout(FIRST_FRAME_TIMEOUT_S):
             first = await probe.event()
         async with asyncio.timeout(options.warm_up_s + options.seconds + START_TIMEOUT_S):
@@ -123,7 +134,7 @@ class _Run:
             await probe.event()
             cpu_s, elapsed_s = cpu_seconds(relay.pid) - cpu_before, time.monotonic() - began
             result = await probe.event()
-        session = await self._status(relay_url, session_id)
+        session = await self.status(relay_url, session_id)
         peak_memory = peak_memory_mb(relay.pid)
         shown = await self._compare_players(input_url, output_url) if options.players else None
         async with self._http.delete(f"{relay_url}/session/{session_id}"):
@@ -144,6 +155,15 @@ class _Run:
             frames_dropped=session.get("frames_dropped", {}),
             codec_cpu_ms=round(codec_ms, 3),
         )
+
+    async def start_stack(self) -> RunningStack:
+        """Trickle server, stand-in, relay and a source that flows."""
+        trickle_url = await self._start_trickle()
+        comfystream_url = await self._start_comfystream()
+        relay, relay_url = await self._start_relay()
+        input_url, output_url = f"{trickle_url}/live", f"{trickle_url}/live-processed"
+        await self._start_source(input_url)
+        return RunningStack(relay, relay_url, comfystream_url, input_url, output_url)
 
     async def _start_trickle(self) -> str:
         port = free_port()
@@ -217,22 +237,24 @@ class _Run:
         finally:
             await cancel_and_wait([ended])
 
-    async def _start_session(self, relay_url: str, input_url: str, comfystream_url: str) -> str:
+    async def start_session(self, stack: RunningStack) -> str:
+        """Over the relay's API; returns the session's id."""
         request = {
-            "input_stream_url": input_url,
-            "comfystream_url": comfystream_url,
+            "input_stream_url": stack.input_url,
+            "comfystream_url": stack.comfystream_url,
             "prompts": INVERT if self._options.invert else [],
             "width": self._options.width,
             "height": self._options.height,
         }
-        async with self._http.post(f"{relay_url}/session/start", json=request) as response:
+        async with self._http.post(f"{stack.relay_url}/session/start", json=request) as response:
             answer = await response.json()
         if not answer["success"]:
             raise ChildError(f"the relay refuses the session: {answer['error']}")
         session_id: str = answer["session_id"]
         return session_id
 
-    async def _status(self, relay_url: str, session_id: str) -> dict[str, Any]:
+    async def status(self, relay_url: str, session_id: str) -> dict[str, Any]:
+        """The session's own account of itself."""
         async with self._http.get(f"{relay_url}/session/{session_id}/status") as response:
             answer = await response.json()
         session: dict[str, Any] = answer["session"]
