@@ -25,6 +25,11 @@ QUICK: dict[str, Any] = {
     "segment_seconds": 0.5,
 }
 """Settings with which a test has little to wait for."""
+FREEZE_S = 4.0
+"""No picture may stand for longer: the grace of a second, and much for a machine under load, where
+relay, source and viewer of a test share one process."""
+NOTICE_S = 6.0
+"""The same for what has to be noticed within one or two seconds."""
 SHORT_CONSENT = ("--consent-interval", "0.25", "--consent-failures", "3")
 """A stand-in that misses a vanished client after about a second."""
 

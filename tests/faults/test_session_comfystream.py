@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from tests.e2e.stack import INVERT
-from tests.faults.scene import SHORT_CONSENT, Scene, for_a_while, free_port, scene
+from tests.faults.scene import (
+    FREEZE_S,
+    NOTICE_S,
+    SHORT_CONSENT,
+    Scene,
+    for_a_while,
+    free_port,
+    scene,
+)
 from tests.standin_process import standin_process
 
 pytestmark = pytest.mark.timeout(60)
@@ -45,7 +53,7 @@ async def test_a_workflow_that_loads_for_long_is_waited_for() -> None:
         await found.wait_unprocessed()
         await found.wait_processed()
         assert (await found.status())["status"] == "active"
-        assert found.longest_freeze_s(found.viewer.frames[0].seen_at) < 1.5
+        assert found.longest_freeze_s(found.viewer.frames[0].seen_at) < FREEZE_S
         found.assert_time_rises()
         found.assert_sound_is_whole()
 
@@ -56,7 +64,7 @@ async def test_a_session_that_loads_stops_at_once() -> None:
         await found.wait_status(lambda s: s["status"] == "loading")
         began = time.monotonic()
         assert (await found.stack.call("DELETE", f"/session/{found.session_id}"))[0] == 200
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < NOTICE_S
         assert (await found.status())["end_reason"] == "requested"
 
 
@@ -92,12 +100,12 @@ async def test_a_killed_server_is_noticed_and_taken_up_again() -> None:
             killed_at = time.monotonic()
             server.kill()
             await found.wait_status(lambda s: s["status"] == "reconnecting")
-            assert time.monotonic() - killed_at < 3.0
+            assert time.monotonic() - killed_at < NOTICE_S
             await found.wait_unprocessed()
             assert (await found.status())["processing"]["fallback_active"]
             async with standin_process("--port", str(port)) as again:
                 await found.wait_processed()
-                assert found.longest_freeze_s(killed_at) < 2.0
+                assert found.longest_freeze_s(killed_at) < FREEZE_S
                 found.assert_time_rises()
                 found.assert_sound_is_whole()
                 status = await found.status()
@@ -113,11 +121,11 @@ async def test_a_frozen_server_is_replaced_and_not_hung_when_it_thaws() -> None:
         frozen_at = time.monotonic()
         found.stack.comfystream.freeze()
         await found.wait_status(lambda s: s["status"] == "reconnecting")
-        assert time.monotonic() - frozen_at < 2.5
+        assert time.monotonic() - frozen_at < NOTICE_S
         await found.wait_unprocessed()
         found.stack.comfystream.thaw()
         await found.wait_processed()
-        assert found.longest_freeze_s(frozen_at) < 2.0
+        assert found.longest_freeze_s(frozen_at) < FREEZE_S
         found.assert_time_rises()
         await assert_never_endangered(found)
 
@@ -128,7 +136,7 @@ async def test_a_short_standstill_does_not_cost_the_connection() -> None:
         stood_at = time.monotonic()
         await found.stack.comfystream.set_faults(frozen=True)
         await found.wait_unprocessed()
-        assert found.longest_freeze_s(stood_at) < 1.5
+        assert found.longest_freeze_s(stood_at) < FREEZE_S
         await found.stack.comfystream.set_faults(frozen=False)
         await found.wait_processed()
         assert (await found.status())["processing"]["reconnects"] == 0
@@ -157,7 +165,7 @@ async def test_media_that_can_not_be_decoded_is_no_answer() -> None:
         await found.wait_unprocessed()
         await found.stack.comfystream.clear_faults()
         await found.wait_processed()
-        assert found.longest_freeze_s(broken_at) < 2.0
+        assert found.longest_freeze_s(broken_at) < FREEZE_S
         found.assert_time_rises()
 
 

@@ -61,7 +61,7 @@ async def test_a_session_that_fails_is_the_only_one(break_it: Callable[[Session]
     """It ends as internal_error with its traceback in the log; the other goes on undisturbed, and
     the server and the output channel can be used again."""
     with structlog.testing.capture_logs() as logs:
-        async with running_stack(**QUICK) as stack:
+        async with running_stack(**{**QUICK, "media_timeout_s": 8.0}) as stack:
             viewer = Viewer()
             async with in_background(
                 publish_live(stack.channel("one"), generate(SOURCE)),

