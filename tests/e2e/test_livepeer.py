@@ -11,10 +11,16 @@ import pytest
 
 from demo.live_publisher import publish_live
 from demo.test_pattern import PatternOptions, generate
-from tests.e2e.stack import DEADLINE_S, Stack, Viewer, in_background, running_stack
+from tests.e2e.stack import DEADLINE_S, INVERT, Stack, Viewer, in_background, running_stack
 from tests.peers.gateway import SILENCE_LIMIT_S, Gateway, trickle_options
 
 pytestmark = pytest.mark.timeout(60)
+PASS = [
+    {
+        "1": {"class_type": "LoadTensor", "inputs": {}},
+        "2": {"class_type": "SaveTensor", "inputs": {"images": ["1", 0]}},
+    }
+]
 PICTURES = PatternOptions(frames=1800, plain=True, audio=False)
 
 
@@ -69,6 +75,29 @@ async def test_a_stream_from_start_to_stop() -> None:
         [request] = gateway.of_type("runner_receive_stream_request")
         assert 0 < first["timestamp"] - request["timestamp"] < 30_000
         assert gateway.of_type("stream_stopped")[0]["reason"] == "requested"
+
+
+async def test_parameters_change_by_both_ways_and_are_told() -> None:
+    """F50: by /stream/params to pass through, by the control channel to invert again; the gateway
+    hears of each."""
+    viewer = Viewer()
+    async with running_stack(trickle_options=trickle_options()) as stack:
+        async with gateway_on(stack) as gateway:
+            async with in_background(publish_live(gateway.channel(), generate(PICTURES))):
+                assert (await gateway.start())[0] == 200
+                async with in_background(viewer.watch(gateway.channel("-out"))):
+                    await viewer.wait_for(lambda v: v.frames and v.frames[-1].inverted, 30)
+                    status, answer = await gateway.update(prompts=PASS)
+                    assert (status, answer["status"]) == (200, "success"), answer
+                    await viewer.wait_for(lambda v: not v.frames[-1].inverted, 30)
+                    await gateway.send_control({"keep": "alive"}, {"prompts": INVERT})
+                    await viewer.wait_for(lambda v: v.frames[-1].inverted, 30)
+                    await gateway.wait_for(
+                        lambda _: len(gateway.of_type("params_updated")) == 2, timeout_s=20
+                    )
+                    assert (await gateway.stop())[0] == 200
+    told = [event["params"]["prompts"] for event in gateway.of_type("params_updated")]
+    assert told[0] == PASS
 
 
 async def test_events_come_though_nothing_else_does() -> None:
