@@ -44,3 +44,18 @@ async def run_beside(main: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, 
         return main_task.result()
     finally:
         await cancel_and_wait(every)
+
+
+async def to_its_end(coroutine: Coroutine[Any, Any, T], *, timeout_s: float) -> T:
+    """Await `coroutine`; a cancel of the caller lets it come to its end first, for `timeout_s` at
+    the most. For what would leave something behind if it were cut off."""
+    task = asyncio.ensure_future(coroutine)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            await asyncio.wait([task], timeout=timeout_s)
+        await cancel_and_wait([task])
+        if task.done() and not task.cancelled():
+            task.exception()  # fetched, so that nobody is warned of it
+        raise

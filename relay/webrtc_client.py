@@ -25,7 +25,7 @@ from relay.media.encoder import VideoEncoder
 from relay.pacing import FlightControl
 from relay.processor import ProcessedUnit, SoundExchange
 from relay.queues import MediaQueue
-from relay.tasks import run_beside
+from relay.tasks import run_beside, to_its_end
 from relay.webrtc_audio import SoundLine
 from relay.webrtc_close import close_peer
 from relay.webrtc_ice import IceOptions, check_offer, no_connection, open_peer
@@ -38,6 +38,9 @@ OfferExchange = Callable[[str], Awaitable[str]]
 
 CONNECT_TIMEOUT_S = 10.0
 """From the answer to ICE and DTLS being up; 25 ms on loopback."""
+GATHERING_ENDS_S = 1.0
+"""For a gathering of candidates that nobody waits for any more; without STUN it takes
+milliseconds."""
 FIRST_MEDIA_TIMEOUT_S = 10.0
 KEYFRAME_AFTER_S = 0.5
 MOST_CONTROL_BUFFERED = 16 << 20
@@ -151,7 +154,10 @@ class WebRTCClient:
         self.control = self._open_control(peer)
         peer.createDataChannel("data").on("message", self._on_text)
 
-        await peer.setLocalDescription(await peer.createOffer())
+        # aioice loses the sockets of a gathering that is cut off.
+        await to_its_end(
+            peer.setLocalDescription(await peer.createOffer()), timeout_s=GATHERING_ENDS_S
+        )
         check_offer(peer.localDescription.sdp, self._options.ice)
         answer = await self._exchange_offer(peer.localDescription.sdp)
         try:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from relay.tasks import cancel_and_wait, run_beside
+from relay.tasks import cancel_and_wait, run_beside, to_its_end
 
 
 async def test_run_beside_ends_with_main() -> None:
@@ -69,3 +69,41 @@ async def test_cancel_and_wait_consumes_errors() -> None:
     await asyncio.sleep(0)
     await cancel_and_wait([task])
     assert task.done()
+
+
+async def test_what_must_not_be_cut_off_comes_to_its_end() -> None:
+    """A cancel waits for it and goes on; after the time it is cut off all the same; its value and
+    its error are the caller's."""
+    ended = asyncio.Event()
+    may_end = asyncio.Event()
+
+    async def work(error: Exception | None = None) -> int:
+        await may_end.wait()
+        ended.set()
+        if error is not None:
+            raise error
+        return 1
+
+    for error in (None, ValueError("x")):
+        may_end.clear()
+        ended.clear()
+        task = asyncio.create_task(to_its_end(work(error), timeout_s=10.0))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended.is_set()
+    assert await to_its_end(work(), timeout_s=1.0) == 1
+    with pytest.raises(ValueError, match="x"):
+        await to_its_end(work(ValueError("x")), timeout_s=1.0)
+    ended.clear()
+    may_end.clear()
+    task = asyncio.create_task(to_its_end(work(), timeout_s=0.0))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not ended.is_set()
