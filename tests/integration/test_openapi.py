@@ -55,7 +55,7 @@ async def test_a_real_session_has_the_shape() -> None:
 
 
 @pytest.mark.timeout(150)
-async def test_the_api_does_as_it_says() -> None:
+async def test_the_api_does_as_it_says(tmp_path: Path) -> None:
     """Schemathesis sends what the description allows, and what it does not: no answer is a 500, of
     a status or a shape that is not described."""
     async with api_client(FakeSessions(), requests_per_second=0) as client:
@@ -68,7 +68,7 @@ async def test_the_api_does_as_it_says() -> None:
             *["--suppress-health-check", "all", "--continue-on-failure", "--no-color"],
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            cwd=ROOT,
+            cwd=tmp_path,  # it keeps what it found where it runs
         )
         output, _ = await process.communicate()
     assert process.returncode == 0, output.decode(errors="replace")[-6000:]
