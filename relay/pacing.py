@@ -113,8 +113,11 @@ class FlightControl:
         await self._changed.wait()
 
     def sent(self) -> None:
-        """A frame leaves now."""
-        self.pace.note_sent(self._clock())
+        """A frame leaves now; it is under way already."""
+        now = self._clock()
+        self.pace.note_sent(now)
+        if len(self._under_way()) <= 1:
+            self._clear_at = now
 
     def returned(self, sent_at: float, returned_at: float) -> None:
         """The frame that was sent at `sent_at` came back at `returned_at`."""
@@ -170,7 +173,8 @@ class FlightControl:
             self._auditing = True
             self.audits += 1
         patience_s = max(LEAST_PATIENCE_S, AUDIT_PATIENCE * self.pace.usual_s)
-        if (remaining_s := self._last_return_at + patience_s - now) > 0:
+        waited_since = max(self._last_return_at, under_way[-1])
+        if (remaining_s := waited_since + patience_s - now) > 0:
             return remaining_s
         self._give_up()
         self._cautious_until = now + CAUTION_S

@@ -22,6 +22,7 @@ CASES = {
     "33 bits wrap": (PatternOptions(frames=60, start_pts=WRAP - 90_000, **SMALL), ()),
     "32 bits of RTP wrap": (PatternOptions(frames=60, **SMALL), ("--rtp-origin", "4294877296")),
     "B-frames": (PatternOptions(frames=60, b_frames=2, profile="main", **SMALL), ()),
+    "1 fps": (PatternOptions(frames=8, fps=Fraction(1), **SMALL), ()),
     "3 fps": (PatternOptions(frames=15, fps=Fraction(3), **SMALL), ()),
     "60 fps": (PatternOptions(frames=120, fps=Fraction(60), **SMALL), ()),
     "29.97 fps": (PatternOptions(frames=60, fps=Fraction(30_000, 1001), **SMALL), ()),

@@ -46,6 +46,28 @@ def test_what_an_audit_gives_up_makes_room_at_once() -> None:
     assert under_way == []
 
 
+@pytest.mark.parametrize("quiet_s", [0.6, 1.0, 5.0])
+def test_a_frame_after_a_pause_is_given_its_time(quiet_s: float) -> None:
+    """Patience begins when a frame is sent, not when the one before it came back: a source of one
+    frame a second has nothing under way for most of the time."""
+    now = 0.0
+    under_way: list[float] = []
+    flight = FlightControl(
+        WORKFLOW, lambda: list(under_way), under_way.clear, lambda: 1, lambda: now
+    )
+    for _ in range(5):
+        under_way.append(now)
+        flight.sent()
+        flight.room_in()
+        assert under_way == [now], "given up as soon as it was sent"
+        under_way.clear()
+        flight.returned(now, now + 0.02)
+        now += 0.02
+        assert flight.room_in() == 0
+        now += quiet_s
+    assert flight.audits == 0
+
+
 class SimulatedServer:
     """A ComfyStream workflow behind a long way: one frame in work, one waiting, the rest dropped.
 
