@@ -84,7 +84,9 @@ async def test_720p_high_profile_with_b_frames_into_512(tmp_path: Path) -> None:
     viewer = Viewer()
     async with running_stack() as stack:
         async with in_background(publish(stack.channel("camera"), segments)) as (source,):
-            session = await stack.start("camera")
+            # ffmpeg puts 0.3 s of sound into a PES packet: only a segment longer than two of
+            # them is sure to have one.
+            session = await stack.start("camera", segment_seconds=1.0)
             async with in_background(viewer.watch(stack.channel("camera-processed"))):
                 await source
                 await viewer.wait_for(lambda v: v.ended)
