@@ -85,6 +85,7 @@ class Egress:
         self._shown: DecodedFrame | None = None
         self._segment: OutputSegment | None = None
         self._last_pts: int | None = None
+        self._last_arrived_at = 0.0
 
     async def run(self) -> None:
         """Work until `processed` has ended, then end the segment and its queue.
@@ -128,11 +129,14 @@ class Egress:
             return False
         if isinstance(unit, RepeatPicture) and self._shown is None:
             return False
-        last, self._last_pts = self._last_pts, unit.pts
-        if last is not None and last - NEW_TIME_LINE < unit.pts <= last:
-            self.out_of_order += 1
-            self._last_pts = last
-            return False
+        last = self._last_pts
+        if last is not None and unit.pts <= last:
+            # What came in before the last one shown is late, however far back it lies.
+            late = 0 < unit.arrived_at < self._last_arrived_at
+            if late or last - NEW_TIME_LINE < unit.pts:
+                self.out_of_order += 1
+                return False
+        self._last_pts, self._last_arrived_at = unit.pts, unit.arrived_at
         return True
 
     def _transcode(self, unit: ProcessedUnit, shown: bool) -> list[AccessUnit]:
