@@ -97,3 +97,14 @@ async def test_a_repeat_needs_a_picture_and_a_later_time() -> None:
     )
     assert shown(chunks) == [(90_000, 0)]
     assert (egress.repeated, egress.out_of_order) == (0, 2)
+
+
+async def test_a_late_picture_is_no_new_time_line() -> None:
+    """Time that steps back far is the source's own only on a frame that came in later."""
+    chunks, egress = await output_of(
+        DecodedFrame(picture(0).frame, 900_000, 10.0),
+        DecodedFrame(picture(1).frame, 600_000, 9.0),
+        DecodedFrame(picture(2).frame, 90_000, 11.0),
+    )
+    assert shown(chunks) == [(900_000, 0), (90_000, 2)]
+    assert egress.out_of_order == 1
