@@ -128,8 +128,13 @@ class _Watch:
             self._shown.append((pts, reading.number))
 
 
-async def measure(rate: float, seconds: float) -> PaceResult:
+async def measure(rate: float, seconds: float, drop_every: int | None = None) -> PaceResult:
     """Run one rate.
+
+    Args:
+        rate: frames a second that the workflow takes.
+        seconds: how long, once it runs evenly.
+        drop_every: every that many frames the server drops one and keeps its label.
 
     Raises:
         ChildError: a process did not start, or ended.
@@ -151,6 +156,7 @@ async def measure(rate: float, seconds: float) -> PaceResult:
         async with asyncio.timeout(FIRST_FRAME_TIMEOUT_S):
             await watch.first.wait()
         await asyncio.sleep(WARM_UP_S)
+        await _set_faults(http, stack.comfystream_url, drop_input_every=drop_every)
         began = time.monotonic()
         queue = 0
         while (now := time.monotonic()) - began < seconds:
@@ -160,7 +166,7 @@ async def measure(rate: float, seconds: float) -> PaceResult:
         ended = now
         status = await run.status(stack.relay_url, session)
         state = await _state(http, stack.comfystream_url)
-        await _set_fast(http, stack.comfystream_url)
+        await _set_faults(http, stack.comfystream_url, process_ms=0, drop_input_every=None)
         fast_at = time.monotonic()
         await asyncio.sleep(FOLLOWS_S)
         return _result(rate, watch, (began, ended), status, state, queue, fast_at)
@@ -211,8 +217,8 @@ async def _state(http: aiohttp.ClientSession, url: str) -> dict[str, Any]:
         return state
 
 
-async def _set_fast(http: aiohttp.ClientSession, url: str) -> None:
-    async with http.post(f"{url}/standin/faults", json={"process_ms": 0}) as response:
+async def _set_faults(http: aiohttp.ClientSession, url: str, **faults: float | None) -> None:
+    async with http.post(f"{url}/standin/faults", json=faults) as response:
         response.raise_for_status()
 
 
@@ -244,7 +250,7 @@ async def run(arguments: argparse.Namespace) -> None:
     print(HEADING, flush=True)
     seconds = 20.0 if arguments.quick else arguments.minutes * 60
     for rate in [10.0] if arguments.quick else arguments.rates:
-        print(line(await measure(rate, seconds)), flush=True)
+        print(line(await measure(rate, seconds, arguments.drop_every)), flush=True)
 
 
 def main() -> int:
@@ -254,6 +260,12 @@ def main() -> int:
     )
     parser.add_argument("--rates", type=float, nargs="+", default=[5.0, 10.0, 15.0])
     parser.add_argument("--minutes", type=float, default=5.0, help="for each rate (%(default)s)")
+    parser.add_argument(
+        "--drop-every",
+        type=int,
+        metavar="FRAMES",
+        help="the server drops every that many frames one, and keeps its label",
+    )
     parser.add_argument("--quick", action="store_true", help="10 fps, for 20 s")
     try:
         asyncio.run(run(parser.parse_args()))
