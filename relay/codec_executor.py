@@ -27,10 +27,24 @@ class CodecExecutor:
     def __init__(self, threads: int = 0) -> None:
         self.threads = threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="codec")
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="codec-beside")
 
     async def run(self, call: Callable[..., T], *args: object) -> T:
         """Run `call(*args)` on a codec thread and give back its result or raise its error."""
-        future = asyncio.get_running_loop().run_in_executor(self._pool, call, *args)
+        return await self._run(self._pool, call, *args)
+
+    async def run_beside(self, call: Callable[..., T], *args: object) -> T:
+        """As `run`, for what may wait and must not keep the media waiting: one call at a time, on
+        a thread beside the others, which is not there before it is needed."""
+        return await self._run(self._beside, call, *args)
+
+    def close(self) -> None:
+        """End the threads. Every `run` has ended before."""
+        self._beside.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    async def _run(self, pool: ThreadPoolExecutor, call: Callable[..., T], *args: object) -> T:
+        future = asyncio.get_running_loop().run_in_executor(pool, call, *args)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -40,7 +54,3 @@ class CodecExecutor:
             if not future.cancelled():
                 future.exception()
             raise
-
-    def close(self) -> None:
-        """End the threads. Every `run` has ended before."""
-        self._pool.shutdown(wait=True, cancel_futures=True)

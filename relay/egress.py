@@ -47,6 +47,7 @@ class Egress:
         video_listed: tells whether the input has video now.
         audio_stream: tells the output's audio stream, None while there is none.
         on_decoded: told of each processed unit that came encoded whether it gave a picture.
+        on_picture: told on the event loop of the picture that goes out.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Egress:
         audio_stream: Callable[[], ElementaryStream | None],
         *,
         on_decoded: Callable[[bool], None] = lambda _: None,
+        on_picture: Callable[[DecodedFrame], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.encoded = RateMeter()
@@ -77,6 +79,7 @@ class Egress:
         )
         """Where sound joins the pictures."""
         self._on_decoded = on_decoded
+        self._on_picture = on_picture
         self._undecodable = 0
         self._decodable = True
         self._picture_taken = False
@@ -103,6 +106,8 @@ class Egress:
                 units = await self._codecs.run(self._transcode, processed, shown)
                 if isinstance(processed, AccessUnit):
                     self._on_decoded(self._decodable)
+                if units and self._shown is not None:
+                    self._on_picture(self._shown)
                 for unit in units:
                     self.encoded.tick()
                     self.audio.video(unit)

@@ -29,6 +29,7 @@ class Ingest:
     Args:
         on_audio: called on the event loop with each audio access unit.
         on_video_time: called with the decoding time of each video access unit, 90 kHz ticks.
+        on_picture: called on the event loop with each decoded picture.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Ingest:
         on_audio: Callable[[AccessUnit], None],
         on_video_time: Callable[[int], None],
         *,
+        on_picture: Callable[[DecodedFrame], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.decoded = RateMeter()
@@ -51,6 +53,7 @@ class Ingest:
         self._frames = frames
         self._on_audio = on_audio
         self._on_video_time = on_video_time
+        self._on_picture = on_picture
         self._clock = clock
         self._edge = LiveEdge()
 
@@ -89,6 +92,7 @@ class Ingest:
     async def _queue(self, frames: list[DecodedFrame]) -> None:
         for frame in frames:
             self.decoded.tick()
+            self._on_picture(frame)
             await self._put(self._edge.admit(frame))
 
     async def _put(self, frames: list[DecodedFrame]) -> None:

@@ -47,6 +47,7 @@ from relay.trickle.publisher import TricklePublisher
 from relay.trickle.publisher_options import CreatePolicy, PublisherOptions
 from relay.trickle.subscriber import TrickleSubscriber
 from relay.trickle.subscriber_options import SubscriberOptions
+from relay.viewing import Viewing
 from relay.webrtc_client import WebRTCOptions
 from relay.webrtc_ice import IceOptions
 
@@ -172,6 +173,8 @@ class Pipeline:
         )
         decoder = TrickleStreamDecoder(config.width, config.height, config.fit)
         self._decoder = decoder
+        self.viewing = Viewing(resources.codecs)
+        """What people may see of it."""
         publisher = TricklePublisher(
             config.output_stream_url,
             session=resources.http,
@@ -189,6 +192,7 @@ class Pipeline:
             lambda: decoder.video is not None,
             lambda: self._sound.output_stream(),
             on_decoded=processor.see_decoded,
+            on_picture=self.viewing.output.show,
         )
         self._sound = Sound(config.audio, self._egress.audio, lambda: decoder.audio, server_sound)
         self._ingest = Ingest(
@@ -198,9 +202,10 @@ class Pipeline:
             self._decoded,
             self._sound.take,
             self._sound.video_time,
+            on_picture=self.viewing.input.show,
         )
         self._processor = processor
-        self._publish = Publish(publisher, self._segments)
+        self._publish = Publish(publisher, self._segments, tee=self.viewing.stream)
         self._ingest_task: asyncio.Task[None] | None = None
         self.end_reason: EndReason | None = None
         """What the first stage to end for a reason of its own says."""
@@ -223,6 +228,7 @@ class Pipeline:
         finally:
             self._ingest.close()
             self._egress.close()
+            self.viewing.close()
         return self.end_reason or EndReason.INPUT_ENDED
 
     def stop(self) -> None:
@@ -279,6 +285,7 @@ class Pipeline:
                 queue.name: dict(queue.dropped) for queue in self._queues() if queue.dropped
             },
             "audio": self._sound.status(),
+            "viewers": self.viewing.status(),
             "input": self._ingest.status(),
             "output": self._publish.status() | self._egress.status(),
         }

@@ -19,6 +19,7 @@ from relay.media.access_unit import MediaKind
 from relay.media.segment_encoder import SegmentChunk
 from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
 from relay.stats import DelayMeter, MinuteMeter, RateMeter
+from relay.stream_tee import StreamTee
 from relay.tasks import cancel_and_wait
 from relay.trickle.errors import SegmentLostError
 from relay.trickle.publisher import TricklePublisher
@@ -50,6 +51,7 @@ class Publish:
 
     Args:
         segments: OutputSegment; the head is taken as soon as the one before it has ended.
+        tee: gets what is published as well.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Publish:
         publisher: TricklePublisher,
         segments: MediaQueue[OutputSegment],
         *,
+        tee: StreamTee | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.frames = RateMeter()
@@ -70,6 +73,7 @@ class Publish:
         self.segment_lost_at: float | None = None
         self.bytes_published = 0
         self.last_seq: int | None = None
+        self._tee = tee
         self._publisher = publisher
         self._segments = segments
         self._clock = clock
@@ -125,6 +129,8 @@ class Publish:
 
     def _note(self, chunk: SegmentChunk) -> None:
         self.bytes_published += len(chunk.data)
+        if self._tee is not None:
+            self._tee.write(chunk.data, starts_segment=chunk.starts_segment)
         if chunk.kind is MediaKind.AUDIO:
             self.sound.tick()
         elif chunk.kind is MediaKind.VIDEO:

@@ -87,6 +87,8 @@ class Session:
         if config.events_url:
             self._events = self._make_events(config, config.events_url, resources)
         self._pipeline = Pipeline(config, resources, self._processor, server_sound)
+        self.viewing = self._pipeline.viewing
+        """Its pictures and its stream, for people."""
         self._normalize = resources.prompts.normalize
         self._has_sound = server_sound is not None
         self._changes = self._processor.changes.queue

@@ -5,13 +5,30 @@ from __future__ import annotations
 import asyncio
 import builtins
 import uuid
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
+import av
+
+from relay.codec_executor import CodecExecutor
 from relay.errors import BusyError, RelayError, RequestError
+from relay.media.access_unit import DecodedFrame
 from relay.session_change import ChangeResult, RequestedChange
 from relay.session_config import SessionConfig
 from relay.text_output import TextOutput
+from relay.viewing import Viewing
+
+T = TypeVar("T")
+
+
+PICTURE = DecodedFrame(av.VideoFrame(64, 36, "yuv420p"), 0)
+
+
+class InlineExecutor(CodecExecutor):
+    """Runs what runs beside the codecs where it is called."""
+
+    async def run_beside(self, call: Callable[..., T], *args: object) -> T:
+        return call(*args)
 
 
 class FakeSession:
@@ -22,6 +39,9 @@ class FakeSession:
         self.config = config
         self.state = "active"
         self.text = TextOutput(None)
+        self.viewing = Viewing(InlineExecutor())
+        self.viewing.input.show(PICTURE)
+        self.viewing.output.show(PICTURE)
         self.changes: list[dict[str, Any]] = []
         self.change_error: RelayError | None = None
         self.change_result: ChangeResult | RelayError = ChangeResult.APPLIED

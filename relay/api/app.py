@@ -6,7 +6,14 @@ import asyncio
 
 from aiohttp import web
 
-from relay.api import live_routes, livepeer_routes, operator_routes, session_routes, text_routes
+from relay.api import (
+    live_routes,
+    livepeer_routes,
+    operator_routes,
+    preview_routes,
+    session_routes,
+    text_routes,
+)
 from relay.api.access import RATE_LIMIT, make_rate_limit, request_limit, token_guard
 from relay.api.errors import error_border
 from relay.api.keys import PROMPTS, SESSIONS, SETTINGS, SessionService
@@ -41,11 +48,13 @@ def build_app(settings: Settings, sessions: SessionService) -> web.Application:
     app[SESSIONS] = sessions
     app[STREAMS] = Streams(sessions)
     app[REGISTRATION] = []
+    app[preview_routes.STREAMS_NOW] = set()
     app[RATE_LIMIT] = make_rate_limit(settings.requests_per_second)
     app[PROMPTS] = PromptLibrary(settings.text_workflow, settings.workflow_dir)
     app.add_routes(session_routes.routes)
     app.add_routes(live_routes.routes)
     app.add_routes(text_routes.routes)
+    app.add_routes(preview_routes.routes)
     app.add_routes(operator_routes.routes)
     livepeer_routes.add_routes(app.router)
     app.router.add_get("/openapi.json", describe_api)

@@ -32,6 +32,10 @@ class Operation:
     """Beside those that any call may be answered."""
     query: Mapping[str, str] = field(default_factory=dict)
     """Parameters that are true or false, with what they mean."""
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    """Parameters that are positive whole numbers, likewise."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Parameters that may be given several times, likewise."""
     headers: Mapping[str, str] = field(default_factory=dict)
     content_type: str = "application/json"
 

@@ -13,6 +13,7 @@ from relay.errors import BusyError
 from relay.session_change import RequestedChange
 from relay.session_config import SessionConfig
 from relay.text_output import TextOutput
+from relay.viewing import Viewing
 
 
 class SessionView(Protocol):
@@ -33,6 +34,11 @@ class SessionView(Protocol):
     @property
     def text(self) -> TextOutput:
         """What ComfyStream says beside the pictures."""
+        ...
+
+    @property
+    def viewing(self) -> Viewing:
+        """Its pictures and its stream, for people."""
         ...
 
     def request_change(

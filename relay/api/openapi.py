@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -131,9 +131,14 @@ def _parameters(path: str, operation: Operation) -> Iterator[Schema]:
     for name in re.findall(r"\{(\w+)\}", path):
         schema = {"type": "string", "minLength": 1}
         yield {"name": name, "in": "path", "required": True, "schema": schema}
-    for name, meaning in operation.query.items():
-        schema = {"type": "boolean"}
-        yield {"name": name, "in": "query", "schema": schema, "description": meaning}
+    schemas: tuple[tuple[Mapping[str, str], Schema], ...] = (
+        (operation.query, {"type": "boolean"}),
+        (operation.numbers, {"type": "integer", "minimum": 1}),
+        (operation.texts, {"type": "array", "items": {"type": "string"}}),
+    )
+    for parameters, kind in schemas:
+        for name, meaning in parameters.items():
+            yield {"name": name, "in": "query", "schema": kind, "description": meaning}
     for name, meaning in operation.headers.items():
         schema = {"type": "string"}
         yield {"name": name, "in": "header", "schema": schema, "description": meaning}
