@@ -28,6 +28,7 @@ from relay.config_show import print_lines
 from relay.config_sources import LoadedSettings, SettingsError, load_settings
 from relay.config_warnings import security_warnings
 from relay.observe.log import configure_logging
+from relay.observe.session_logs import SessionLogs
 from relay.sessions import SessionManager
 
 log = structlog.get_logger("relay")
@@ -36,13 +37,16 @@ FORCED_EXIT_AFTER_S = 1.0
 """Past the time to stop: a thread that no one can interrupt does not keep the process."""
 
 
-def create_app(settings: Settings) -> web.Application:
+def create_app(settings: Settings, logs: SessionLogs | None = None) -> web.Application:
     """The service as an application, for a server of your own or a test.
+
+    Args:
+        logs: what `configure_logging` tells of each line, for `GET /session/{id}/logs`.
 
     Raises:
         TextWorkflowError: the operator's text workflow can't be used.
     """
-    return build_app(settings, SessionManager(settings))
+    return build_app(settings, SessionManager(settings, logs))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,8 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.print_config:
             print(*print_lines(loaded), *_noted(loaded), sep="\n")
             return 0
-        configure_logging(loaded.settings.log_level, loaded.settings.log_format)
-        app = create_app(loaded.settings)
+        logs = SessionLogs()
+        configure_logging(loaded.settings.log_level, loaded.settings.log_format, keep=logs.keep)
+        app = create_app(loaded.settings, logs)
         if options.print_openapi:
             print(json.dumps(openapi(app), indent=1, sort_keys=True))
             return 0

@@ -213,6 +213,21 @@ class ComfyStreamProcessor:
         """Pictures a second that come back now."""
         return self._client.ledger.returned.rate if self._client else 0.0
 
+    def figures(self) -> dict[str, Any]:
+        """The processor's part of `SessionFigures`."""
+        client, problem = self._client, self.problem
+        return {
+            "link": self.link_state.value,
+            "problem": problem.message if problem else None,
+            "problem_code": problem.code if problem else None,
+            "attempts": self.attempts,
+            "reconnects": self.reconnects,
+            "fps_sent": client.ledger.sent.rate if client else 0.0,
+            "fps_returned": self.fps_returned,
+            "first_processed_age_s": self.first_processed_age_s,
+            "fallback_active": self._fallback.active,
+        }
+
     @property
     def reconnects(self) -> int:
         """Connections that stood, after the first."""

@@ -32,6 +32,7 @@ from relay.media.encoder import VideoEncoder, default_bit_rate
 from relay.media.muxer import CLOCK_LEAD_S
 from relay.media.segment_encoder import TrickleSegmentEncoder
 from relay.media.stream_decoder import TrickleStreamDecoder
+from relay.observe.event_hub import EventHub
 from relay.output_rate import OutputRate
 from relay.processor import FrameProcessor, ProcessedUnit
 from relay.publish import OutputSegment, Publish
@@ -65,11 +66,15 @@ class PipelineResources:
 
     Args:
         http: for trickle and signalling; without a connection limit or a total timeout.
+        events: takes what happens to the sessions; None makes one.
     """
 
-    def __init__(self, settings: Settings, http: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, settings: Settings, http: aiohttp.ClientSession, events: EventHub | None = None
+    ) -> None:
         self.settings = settings
         self.http = http
+        self.events = events or EventHub()
         self.codecs = CodecExecutor(settings.codec_threads)
         self.webrtc_options = WebRTCOptions(
             ice=_ice_options(settings, http),
@@ -261,6 +266,29 @@ class Pipeline:
             segment_lost_s=time.monotonic() - lost_at if lost_at is not None else None,
         )
 
+    def figures(self) -> dict[str, Any]:
+        """The pipeline's part of `SessionFigures`."""
+        lost_at = self._publish.segment_lost_at
+        return {
+            "fps_in": self._ingest.decoded.rate,
+            "input_age_s": self._ingest.decoded.age_s,
+            "first_input_age_s": self._ingest.decoded.first_age_s,
+            "input_is_sound": self._decoder.video is None and self._decoder.audio is not None,
+            "segments_behind": self._subscriber.stats.segments_behind,
+            "fps_encoded": self._egress.encoded.rate,
+            "fps_out": self._publish.frames.rate,
+            "output_age_s": self._publish.frames.age_s,
+            "first_output_age_s": self._publish.frames.first_age_s,
+            "segment_lost_age_s": time.monotonic() - lost_at if lost_at is not None else None,
+            "queue_sizes": self.queue_sizes(),
+            "queue_capacities": {queue.name: queue.capacity for queue in self._queues()},
+            "dropped": self.dropped(),
+        }
+
+    def dropped(self) -> dict[str, dict[str, int]]:
+        """Items of each queue that were not delivered, by reason."""
+        return {queue.name: dict(queue.dropped) for queue in self._queues() if queue.dropped}
+
     @property
     def frames_in(self) -> RateMeter:
         """Pictures decoded from the input."""
@@ -281,9 +309,7 @@ class Pipeline:
             "fps_in": round(self._ingest.decoded.rate, 1),
             "fps_out": round(self._publish.frames.rate, 1),
             "delay_ms": self._publish.delay.percentiles_ms(),
-            "frames_dropped": {
-                queue.name: dict(queue.dropped) for queue in self._queues() if queue.dropped
-            },
+            "frames_dropped": self.dropped(),
             "audio": self._sound.status(),
             "viewers": self.viewing.status(),
             "input": self._ingest.status(),

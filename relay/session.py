@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -15,10 +16,13 @@ from relay.channels import SessionChannels
 from relay.comfystream_processor import ComfyStreamProcessor, LinkState
 from relay.errors import ProcessingError, RelayError, RequestError
 from relay.events_channel import EventsChannel
+from relay.observe.event_hub import EventKind
+from relay.observe.session_watch import SessionWatch
 from relay.pipeline import Pipeline, PipelineResources
 from relay.redaction import mask_credentials
-from relay.session_change import RequestedChange
+from relay.session_change import ChangeResult, RequestedChange
 from relay.session_config import SessionConfig
+from relay.session_figures import SessionFigures
 from relay.session_health import Health, judge
 from relay.session_state import TRANSITIONS, EndReason, SessionState
 from relay.stream_events import StreamReporter, StreamView
@@ -27,6 +31,15 @@ from relay.text_output import TextOutput
 from relay.trickle.publisher_options import CreatePolicy
 
 log = structlog.get_logger(__name__)
+
+
+_OVERVIEW = (
+    *("session_id", "status", "health", "input_stream_url", "output_stream_url"),
+    *("comfystream_url", "width", "height", "created_at", "ended_at", "mode", "paused"),
+    *("queue_sizes", "frames_dropped", "fps_in", "fps_out", "delay_ms", "webrtc_state"),
+    *("processing", "input", "output", "end_reason", "error", "error_code"),
+)
+"""Fields of the status that `Session.overview` has too."""
 
 
 class Session:
@@ -59,6 +72,9 @@ class Session:
         """Called on the event loop when its state or its configuration has changed, or an attempt
         to connect failed."""
         self._log = log.bind(session_id=self.session_id)
+        self._hub = resources.events
+        self._watch = SessionWatch()
+        self._state_reason = "requested"
         self._channels = SessionChannels(
             config,
             resources.http,
@@ -101,6 +117,7 @@ class Session:
         """Begin; returns at once."""
         if self._events is not None:
             self._events.start()
+        self.look()
         self._task = asyncio.create_task(self._run(), name=f"session-{self.session_id}")
 
     async def stop(
@@ -141,7 +158,10 @@ class Session:
             raise RequestError(
                 "the message holds nothing that can be changed", code="validation_failed"
             )
-        return RequestedChange(self._changes.submit(request.change), request.warnings)
+        result = self._changes.submit(request.change)
+        names = sorted(request.change.names)
+        result.add_done_callback(lambda done: self._tell_change(names, done))
+        return RequestedChange(result, request.warnings)
 
     async def ask_comfystream(self, message: dict[str, Any]) -> dict[str, Any] | None:
         """Pass a message on to ComfyStream's control channel, of whatever type.
@@ -207,6 +227,34 @@ class Session:
             **self._pipeline.status(),
         }
 
+    def overview(self) -> dict[str, Any]:
+        """What a list of sessions shows of it, once a second."""
+        status = self.status()
+        return {name: status[name] for name in _OVERVIEW}
+
+    def figures(self) -> SessionFigures:
+        """What it measures now; until it has ended."""
+        health = self._health()
+        return SessionFigures(
+            state=self.state,
+            state_reason=self._state_reason,
+            health=Health(health) if health else None,
+            started_s=(datetime.now(UTC) - self.created_at).total_seconds(),
+            paused=self.config.paused,
+            workflow=bool(self.config.prompts),
+            error=self.error.message if self.error else None,
+            error_code=self.error.code if self.error else None,
+            end_reason=self.end_reason.value if self.end_reason else None,
+            **self._pipeline.figures(),
+            **self._processor.figures(),
+        )
+
+    def look(self) -> None:
+        """Publish what has happened since the last look."""
+        if self._final_status is None:
+            for kind, data in self._watch.look(self.figures(), time.monotonic()):
+                self._hub.publish(kind, self.session_id, **data)
+
     @property
     def problem(self) -> ProcessingError | None:
         """What keeps its frames from being processed now."""
@@ -265,6 +313,7 @@ class Session:
         self._events = None
         self.observers.clear()
         del self._pipeline, self._processor
+        self._hub.end_of(self.session_id)
         self._ended.set()
 
     def _params(self) -> dict[str, Any]:
@@ -367,9 +416,22 @@ class Session:
             raise AssertionError(f"no transition from {self.state} to {state}")
         self._log.info("session.state", old=self.state.value, new=state.value, reason=reason)
         self.state = state
+        self._state_reason = reason
         self._tell_observers()
 
+    def _tell_change(self, names: list[str], result: asyncio.Future[ChangeResult]) -> None:
+        if result.cancelled():
+            return
+        error = result.exception()
+        data: dict[str, Any] = {"fields": names}
+        if isinstance(error, RelayError):
+            data |= {"result": "failed", "error": error.message, "code": error.code}
+        else:
+            data |= {"result": result.result().value}
+        self._hub.publish(EventKind.CHANGE, self.session_id, **data)
+
     def _tell_observers(self) -> None:
+        self.look()
         for observer in self.observers:
             observer(self)
 

@@ -14,6 +14,9 @@ from relay.config import Settings, host_rules
 from relay.config_values import parse_ports
 from relay.errors import BusyError, RelayError, RequestError
 from relay.host_rules import HostNotAllowedError
+from relay.observe.event_hub import EventHub, EventKind
+from relay.observe.session_logs import SessionLogs
+from relay.observe.watcher import Watcher
 from relay.outbound_http import RuledResolver, open_http
 from relay.pipeline import PipelineResources
 from relay.server_choice import ServerChoice
@@ -35,10 +38,17 @@ _ADDRESSES = (
 
 
 class SessionManager:
-    """Owns the sessions and what they share: the HTTP client and the codec threads."""
+    """Owns the sessions and what they share: the HTTP client and the codec threads.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        logs: keeps the log lines of the sessions, if it is told of them.
+    """
+
+    def __init__(self, settings: Settings, logs: SessionLogs | None = None) -> None:
+        self.events = EventHub()
+        self.logs = logs or SessionLogs()
         self._settings = settings
+        self._watcher = Watcher(self.events, self.list, self._relay_status)
         self._resolver: RuledResolver | None = None
         self._sessions: dict[str, Session] = {}
         self._deleted: set[str] = set()
@@ -59,15 +69,18 @@ class SessionManager:
             tls_ca_file=self._settings.tls_ca_file,
             tls_insecure=self._settings.tls_insecure,
         )
-        self._resources = resources = PipelineResources(self._settings, http)
+        self._resources = resources = PipelineResources(self._settings, http, self.events)
         self._servers = ServerChoice(self._settings, resources.leases, http)
         self._servers.start()
+        self._watcher.start()
         self._journal = SessionJournal(resources.journal)
         await self._take_over(self._journal, resources)
 
     def begin_drain(self) -> None:
         """Take no more sessions, from now on for good; those that run go on."""
-        self._draining = True
+        if not self._draining:
+            self._draining = True
+            self.events.publish(EventKind.RELAY, problem="draining", sessions=len(self.list()))
 
     async def wait_empty(self) -> None:
         """Return when no session runs."""
@@ -92,6 +105,8 @@ class SessionManager:
         )
         if self._servers is not None:
             await self._servers.aclose()
+        await self._watcher.aclose()
+        self.events.close()
         resources, self._resources = self._resources, None
         if resources is not None:
             await resources.aclose()
@@ -125,7 +140,8 @@ class SessionManager:
         self._journal.began(session.session_id, config)
         self._sessions[session.session_id] = session
         self._servers.note_use(config.comfystream_url, session.session_id)
-        session.observers += [self._note_server, self._keep_journal]
+        self.logs.begin(session.session_id)
+        session.observers += [self._note_server, self._keep_journal, self._note_end]
         session.start()
         return session
 
@@ -202,6 +218,20 @@ class SessionManager:
         else:
             self._journal.changed(session.session_id, session.config)
 
+    def _note_end(self, session: Session) -> None:
+        if session.state.final:
+            self.logs.ended(session.session_id)
+
+    def _relay_status(self) -> dict[str, Any]:
+        problem = self.why_not_ready()
+        return {
+            "sessions": len(self.list()),
+            "max_sessions": self._settings.max_sessions or None,
+            "problem": problem.code if problem else None,
+            "listeners": self.events.listeners,
+            "listeners_too_slow": self.events.listeners_too_slow,
+        }
+
     def _note_server(self, session: Session) -> None:
         assert self._servers is not None
         url = session.config.comfystream_url
@@ -238,3 +268,4 @@ class SessionManager:
             if session in surplus or (session.ended_at and session.ended_at < horizon):
                 del self._sessions[session.session_id]
                 self._deleted.discard(session.session_id)
+                self.logs.forget(session.session_id)

@@ -13,6 +13,8 @@ import av
 from relay.codec_executor import CodecExecutor
 from relay.errors import BusyError, RelayError, RequestError
 from relay.media.access_unit import DecodedFrame
+from relay.observe.event_hub import EventHub
+from relay.observe.session_logs import SessionLogs
 from relay.session_change import ChangeResult, RequestedChange
 from relay.session_config import SessionConfig
 from relay.text_output import TextOutput
@@ -100,6 +102,8 @@ class FakeSessions:
 
     def __init__(self, capacity: int = 1000) -> None:
         self.capacity = capacity
+        self.events = EventHub()
+        self.logs = SessionLogs()
         self.sessions: dict[str, FakeSession] = {}
         self.started: builtins.list[FakeSession] = []
         """Every session that ever was."""
@@ -139,6 +143,7 @@ class FakeSessions:
     async def aclose(self, *, timeout_s: float | None = None) -> None:
         self.running = False
         self.drain_timeout_s = timeout_s
+        self.events.close()
         self.sessions.clear()
 
     async def start_session(self, config: SessionConfig) -> FakeSession:

@@ -107,6 +107,23 @@ class StatusAnswer(Answer):
     session: SessionStatus
 
 
+class LogLine(Answer):
+    """A line of the log; its other keys depend on the event."""
+
+    timestamp: str
+    level: str
+    event: str
+
+
+class LogLines(Answer):
+    """Answer of `GET /session/{id}/logs`."""
+
+    success: Literal[True]
+    session_id: str
+    lines: list[LogLine]
+    lines_before: int
+
+
 class SessionSummary(Answer):
     """An entry of `GET /sessions`."""
 

@@ -7,6 +7,7 @@ import asyncio
 from aiohttp import web
 
 from relay.api import (
+    event_routes,
     live_routes,
     livepeer_routes,
     operator_routes,
@@ -55,6 +56,7 @@ def build_app(settings: Settings, sessions: SessionService) -> web.Application:
     app.add_routes(live_routes.routes)
     app.add_routes(text_routes.routes)
     app.add_routes(preview_routes.routes)
+    app.add_routes(event_routes.routes)
     app.add_routes(operator_routes.routes)
     livepeer_routes.add_routes(app.router)
     app.router.add_get("/openapi.json", describe_api)

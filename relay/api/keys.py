@@ -10,6 +10,8 @@ from aiohttp import web
 from relay.comfystream.prompt_library import PromptLibrary
 from relay.config import Settings
 from relay.errors import BusyError
+from relay.observe.event_hub import EventHub
+from relay.observe.session_logs import SessionLogs
 from relay.session_change import RequestedChange
 from relay.session_config import SessionConfig
 from relay.text_output import TextOutput
@@ -86,6 +88,16 @@ class SessionService(Protocol):
     def get(self, session_id: str) -> SessionView: ...
 
     def list(self, *, ended: bool = False) -> Sequence[SessionView]: ...
+
+    @property
+    def events(self) -> EventHub:
+        """What happens."""
+        ...
+
+    @property
+    def logs(self) -> SessionLogs:
+        """The last log lines of the sessions."""
+        ...
 
     def servers(self) -> Sequence[dict[str, Any]]:
         """The ComfyStream servers of the pool; empty without one."""

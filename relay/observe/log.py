@@ -15,7 +15,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 import structlog
@@ -49,10 +49,14 @@ def configure_logging(
     level: LogLevel = LogLevel.INFO,
     log_format: LogFormat = LogFormat.AUTO,
     stream: TextIO | None = None,
+    keep: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> None:
     """Route structlog and standard logging to one handler on `stream` (standard error).
 
     Replaces the handlers of the root logger, so that it can be called again.
+
+    Args:
+        keep: called with each line as well, redacted, in the thread that logs it.
     """
     stream = stream or sys.stderr
     console = log_format is LogFormat.CONSOLE or (log_format is LogFormat.AUTO and stream.isatty())
@@ -66,6 +70,8 @@ def configure_logging(
         redact,
         _order_keys,
     ]
+    if keep is not None:
+        shared.append(_told(keep))
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level.value),
@@ -114,6 +120,14 @@ def redact(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> Event
 def _order_keys(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
     first = ("timestamp", "level", "event", "session_id")
     return {key: event_dict[key] for key in first if key in event_dict} | dict(event_dict)
+
+
+def _told(keep: Callable[[Mapping[str, Any]], None]) -> Processor:
+    def tell(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+        keep(event_dict)
+        return event_dict
+
+    return tell
 
 
 def _redacted(key: str, value: Any, depth: int) -> Any:

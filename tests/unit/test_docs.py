@@ -19,6 +19,7 @@ from relay.api.app import build_app
 from relay.api.models import StartRequest
 from relay.comfystream_processor import LinkState
 from relay.config import Settings, variable_name
+from relay.observe.event_hub import EventKind
 from relay.pipeline import PipelineResources
 from relay.session import Session
 from relay.session_config import Fit, SessionConfig
@@ -241,6 +242,12 @@ async def test_the_examples_of_a_status_are_real() -> None:
 def test_every_word_of_a_field_is_explained(words: type[Any], page: Path) -> None:
     """The values that an enumeration allows stand in the page."""
     assert [word for word in words if f"`{word}`" not in page.read_text()] == []
+
+
+def test_every_event_is_explained() -> None:
+    """What listeners may be told of, and nothing else."""
+    table = section(API, "## Events").split("\n| event |")[1].split("\n\n")[0]
+    assert first_cells(table) == set(EventKind)
 
 
 def test_every_reason_for_a_drop_is_explained() -> None:
