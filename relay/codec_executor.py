@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
+
+LOAD_OVER_S = 2.0
+"""What `load` looks back on, at least."""
 
 
 class CodecExecutor:
@@ -28,20 +33,56 @@ class CodecExecutor:
         self.threads = threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="codec")
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="codec-beside")
+        self._busy_s = 0.0
+        self._busy_lock = threading.Lock()
+        self._calls = 0
+        self._load = 0.0
+        self._load_from = (time.monotonic(), 0.0)
 
     async def run(self, call: Callable[..., T], *args: object) -> T:
         """Run `call(*args)` on a codec thread and give back its result or raise its error."""
-        return await self._run(self._pool, call, *args)
+        self._calls += 1
+        try:
+            return await self._run(self._pool, self._timed, call, *args)
+        finally:
+            self._calls -= 1
 
     async def run_beside(self, call: Callable[..., T], *args: object) -> T:
         """As `run`, for what may wait and must not keep the media waiting: one call at a time, on
         a thread beside the others, which is not there before it is needed."""
         return await self._run(self._beside, call, *args)
 
+    @property
+    def busy_s(self) -> float:
+        """Seconds that the threads have worked, all together."""
+        return self._busy_s
+
+    @property
+    def calls(self) -> int:
+        """How many run or wait now."""
+        return self._calls
+
+    @property
+    def load(self) -> float:
+        """Share of their time in which the threads worked lately, 0.0 to 1.0."""
+        now, (since, busy_s) = time.monotonic(), self._load_from
+        if now - since >= LOAD_OVER_S:
+            self._load = min(1.0, (self._busy_s - busy_s) / ((now - since) * self.threads))
+            self._load_from = (now, self._busy_s)
+        return self._load
+
     def close(self) -> None:
         """End the threads. Every `run` has ended before."""
         self._beside.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _timed(self, call: Callable[..., T], *args: object) -> T:
+        began_at = time.perf_counter()
+        try:
+            return call(*args)
+        finally:
+            with self._busy_lock:
+                self._busy_s += time.perf_counter() - began_at
 
     async def _run(self, pool: ThreadPoolExecutor, call: Callable[..., T], *args: object) -> T:
         future = asyncio.get_running_loop().run_in_executor(pool, call, *args)

@@ -220,6 +220,7 @@ class ComfyStreamProcessor:
             "link": self.link_state.value,
             "problem": problem.message if problem else None,
             "problem_code": problem.code if problem else None,
+            "missing_nodes": problem.details.get("nodes") if problem else None,
             "attempts": self.attempts,
             "reconnects": self.reconnects,
             "fps_sent": client.ledger.sent.rate if client else 0.0,

@@ -17,6 +17,7 @@ from relay.media.access_unit import AccessUnit, DecodedFrame, MediaKind
 from relay.media.live_edge import LiveEdge
 from relay.media.stream_decoder import TrickleStreamDecoder
 from relay.queues import MediaQueue, QueueClosed
+from relay.source_pace import SourcePace
 from relay.stats import RateMeter
 from relay.trickle.subscriber import TrickleSubscriber
 
@@ -47,6 +48,7 @@ class Ingest:
         self.decoded = RateMeter()
         self.sounded = RateMeter()
         """Audio access units."""
+        self.pace = SourcePace(clock)
         self._subscriber = subscriber
         self._decoder = decoder
         self._codecs = codecs
@@ -92,6 +94,7 @@ class Ingest:
     async def _queue(self, frames: list[DecodedFrame]) -> None:
         for frame in frames:
             self.decoded.tick()
+            self.pace.note(frame.pts)
             self._on_picture(frame)
             await self._put(self._edge.admit(frame))
 

@@ -209,6 +209,7 @@ class Pipeline:
             self._sound.video_time,
             on_picture=self.viewing.input.show,
         )
+        self._codecs = resources.codecs
         self._processor = processor
         self._publish = Publish(publisher, self._segments, tee=self.viewing.stream)
         self._ingest_task: asyncio.Task[None] | None = None
@@ -256,7 +257,7 @@ class Pipeline:
         """What the session's health is told from: its pictures, or its sound if there is nothing
         else."""
         lost_at = self._publish.segment_lost_at
-        sound_alone = self._decoder.video is None and self._decoder.audio is not None
+        sound_alone = self._is_sound_alone
         return Ages(
             started_s=started_s,
             input_s=(self._ingest.sounded if sound_alone else self._ingest.decoded).age_s,
@@ -269,16 +270,23 @@ class Pipeline:
     def figures(self) -> dict[str, Any]:
         """The pipeline's part of `SessionFigures`."""
         lost_at = self._publish.segment_lost_at
+        coming = self._ingest.sounded if self._is_sound_alone else self._ingest.decoded
+        leaving = self._publish.sound if self._is_sound_alone else self._publish.frames
         return {
             "fps_in": self._ingest.decoded.rate,
-            "input_age_s": self._ingest.decoded.age_s,
-            "first_input_age_s": self._ingest.decoded.first_age_s,
-            "input_is_sound": self._decoder.video is None and self._decoder.audio is not None,
+            "source_fps": self._ingest.pace.fps,
+            "source_pace": self._ingest.pace.pace,
+            "input_age_s": coming.age_s,
+            "first_input_age_s": coming.first_age_s,
+            "input_is_sound": self._is_sound_alone,
+            "input_problem": self._subscriber.problem,
             "segments_behind": self._subscriber.stats.segments_behind,
             "fps_encoded": self._egress.encoded.rate,
             "fps_out": self._publish.frames.rate,
-            "output_age_s": self._publish.frames.age_s,
-            "first_output_age_s": self._publish.frames.first_age_s,
+            "output_age_s": leaving.age_s,
+            "first_output_age_s": leaving.first_age_s,
+            "output_problem": self._publish.problem,
+            "codec_load": self._codecs.load,
             "segment_lost_age_s": time.monotonic() - lost_at if lost_at is not None else None,
             "queue_sizes": self.queue_sizes(),
             "queue_capacities": {queue.name: queue.capacity for queue in self._queues()},
@@ -342,6 +350,10 @@ class Pipeline:
             raise
         finally:
             self._processed.close()
+
+    @property
+    def _is_sound_alone(self) -> bool:
+        return self._decoder.video is None and self._decoder.audio is not None
 
     def _queues(self) -> tuple[MediaQueue[Any], ...]:
         return self._decoded, self._processed, self._segments

@@ -139,6 +139,11 @@ class Publish:
             if chunk.arrived_at:  # a repeated picture may stand for no input frame
                 self.delay.add(self._clock() - chunk.arrived_at)
 
+    @property
+    def problem(self) -> str | None:
+        """What keeps the channel from being written; None while nothing does."""
+        return self._publisher.problem
+
     def status(self) -> dict[str, Any]:
         """The output's part of the session status."""
         return {

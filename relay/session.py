@@ -16,6 +16,7 @@ from relay.channels import SessionChannels
 from relay.comfystream_processor import ComfyStreamProcessor, LinkState
 from relay.errors import ProcessingError, RelayError, RequestError
 from relay.events_channel import EventsChannel
+from relay.observe.diagnosis import diagnose
 from relay.observe.event_hub import EventKind
 from relay.observe.session_watch import SessionWatch
 from relay.pipeline import Pipeline, PipelineResources
@@ -34,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 
 _OVERVIEW = (
-    *("session_id", "status", "health", "input_stream_url", "output_stream_url"),
+    *("session_id", "status", "health", "diagnosis", "input_stream_url", "output_stream_url"),
     *("comfystream_url", "width", "height", "created_at", "ended_at", "mode", "paused"),
     *("queue_sizes", "frames_dropped", "fps_in", "fps_out", "delay_ms", "webrtc_state"),
     *("processing", "input", "output", "end_reason", "error", "error_code"),
@@ -197,10 +198,12 @@ class Session:
         if self._final_status is not None:
             return self._final_status
         error = self.error
+        diagnosis = diagnose(self.figures())
         return {
             "session_id": self.session_id,
             "status": self.state.value,
             "health": self._health(),
+            "diagnosis": diagnosis.to_dict() if diagnosis else None,
             "input_stream_url": mask_credentials(self.config.input_stream_url),
             "output_stream_url": mask_credentials(self.config.output_stream_url),
             "comfystream_url": mask_credentials(self.config.comfystream_url),

@@ -27,6 +27,8 @@ class SessionFigures:
     """Pictures decoded."""
     source_fps: float | None = None
     """What the source's own timestamps say there should be."""
+    source_pace: float | None = None
+    """Seconds of media a second."""
     input_age_s: float | None = None
     first_input_age_s: float | None = None
     input_is_sound: bool = False
@@ -39,6 +41,8 @@ class SessionFigures:
     problem: str | None = None
     """What keeps frames from being processed, in words."""
     problem_code: str | None = None
+    missing_nodes: str | None = None
+    """Node classes of a workflow that the server does not run."""
     attempts: int = 0
     reconnects: int = 0
     fps_sent: float = 0.0
@@ -54,6 +58,8 @@ class SessionFigures:
     """What keeps the output channel from being written."""
     segment_lost_age_s: float | None = None
 
+    codec_load: float = 0.0
+    """Share of their time in which the codec threads, which all sessions share, work."""
     queue_sizes: Mapping[str, int] = field(default_factory=dict)
     queue_capacities: Mapping[str, int] = field(default_factory=dict)
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)

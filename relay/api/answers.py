@@ -85,11 +85,20 @@ class QueueSizes(Answer):
     output_segments: int
 
 
+class DiagnosisAnswer(Answer):
+    """What keeps a session from doing better."""
+
+    stage: Literal["input", "decoder", "comfystream", "encoder", "output", "relay"]
+    problem: str
+    remedy: str
+
+
 class SessionStatus(Answer):
     """docs/api.md explains the fields, and those that are not listed here."""
 
     session_id: str
     status: str
+    diagnosis: DiagnosisAnswer | None = None
     input_stream_url: str
     output_stream_url: str
     comfystream_url: str

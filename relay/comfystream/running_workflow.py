@@ -49,4 +49,5 @@ def check_running(
         f" does not have one of {', '.join(sorted(wanted))[:200]}, or a node failed; its log has"
         " the cause",
         code="workflow_not_running",
+        nodes=", ".join(sorted(wanted))[:200],
     )

@@ -34,6 +34,8 @@ class EventKind(StrEnum):
     """A session's state changed."""
     HEALTH = "health"
     """Its health did."""
+    DIAGNOSIS = "diagnosis"
+    """What keeps it from doing better did."""
     FIRST_FRAME = "first_frame"
     """The first frame came in, came back processed, or went out."""
     RECONNECT = "reconnect"

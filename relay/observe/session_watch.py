@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from relay.observe.diagnosis import Diagnosis, diagnose
 from relay.observe.event_hub import EventKind
 from relay.session_figures import SessionFigures
 
@@ -36,6 +37,7 @@ class SessionWatch:
     def __init__(self) -> None:
         self._before: SessionFigures | None = None
         self._failure: tuple[str, int] | None = None
+        self._diagnosed: Diagnosis | None = None
         self._drops: dict[tuple[str, str], _Drops] = {}
         self._drops_at: float | None = None
 
@@ -50,6 +52,7 @@ class SessionWatch:
             *self._first_frames(figures),
             *self._link(figures),
             *self._health(figures),
+            *self._diagnosis(figures),
             *self._dropped(figures, now),
         ]
         self._before = figures
@@ -115,6 +118,14 @@ class SessionWatch:
             return []
         data = {"old": old.value if old else None, "new": figures.health.value}
         return [(EventKind.HEALTH, data)]
+
+    def _diagnosis(self, figures: SessionFigures) -> list[Happening]:
+        before, self._diagnosed = self._diagnosed, diagnose(figures)
+        now = self._diagnosed
+        # The figures in its words change all the time.
+        if (now and (now.stage, now.remedy)) == (before and (before.stage, before.remedy)):
+            return []
+        return [(EventKind.DIAGNOSIS, {"diagnosis": now.to_dict() if now else None})]
 
     def _dropped(self, figures: SessionFigures, now: float) -> list[Happening]:
         # Counted over a second at least: looks come also in between.

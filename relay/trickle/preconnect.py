@@ -27,6 +27,7 @@ from relay.trickle.errors import (
     UnavailableError,
 )
 from relay.trickle.http_client import ChannelClient, HttpFailure, describe, is_final_failure
+from relay.trickle.last_problem import LastProblem
 from relay.trickle.protocol import (
     EXPECT_CONTENT,
     Reply,
@@ -66,6 +67,7 @@ class Preconnect:
         """Why no further POST will come."""
         self.reset_next = True
         """Whether the next POST to be opened closes what an earlier publisher left open."""
+        self.problem = LastProblem()
         self._client = client
         self._channel: ChannelUrl = client.channel
         self._content_type = content_type
@@ -145,6 +147,7 @@ class Preconnect:
     def succeeded(self) -> None:
         """A segment was accepted: whatever failed before is forgotten."""
         self._budget.succeeded()
+        self.problem.clear()
 
     def end(self, error: TrickleError) -> None:
         """No further POST; who waits for one is told. The first reason stays."""
@@ -210,6 +213,7 @@ class Preconnect:
                 await self._back_off(reply)
                 continue
             self._budget.succeeded()
+            self.problem.clear()
             return reply
 
     # -- the POST ahead ---------------------------------------------------------------------
@@ -314,6 +318,7 @@ class Preconnect:
             why = describe(what)
             if is_final_failure(what):
                 raise RefusedError(f"{self._channel.redacted} can't be used: {why}") from what
+        self.problem.note(f"{self._channel.redacted} can't be published to: {why}")
         delay_s = self._budget.failed(time.monotonic())
         if delay_s is None:
             raise UnavailableError(

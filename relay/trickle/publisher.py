@@ -98,6 +98,11 @@ class TricklePublisher:
             conflicts=self._preconnect.conflicts,
         )
 
+    @property
+    def problem(self) -> str | None:
+        """Why requests are made again now, in words; None while none are."""
+        return self._preconnect.problem.text
+
     async def start(self) -> None:
         """Find the channel's edge, make the channel if need be, and preconnect.
 

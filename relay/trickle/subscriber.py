@@ -25,6 +25,7 @@ from relay.log_limit import LimitedLog
 from relay.trickle.channel_url import ChannelUrl
 from relay.trickle.errors import ProtocolError, RefusedError, TrickleError, UnavailableError
 from relay.trickle.http_client import ChannelClient, HttpFailure, describe, is_final_failure
+from relay.trickle.last_problem import LastProblem
 from relay.trickle.protocol import EndReason, Reply, ReplyKind, StartPosition, SymbolicNumber
 from relay.trickle.replay_guard import HEAD_BYTES, ReplayGuard
 from relay.trickle.segment_cursor import SegmentCursor, Step
@@ -86,6 +87,7 @@ class TrickleSubscriber:
         self._located = False
         self._channel_seen = False
         self._error: TrickleError | None = None
+        self._problem = LastProblem()
         self._segment: SubscribedSegment | None = None
         self._waiting_for_writer: tuple[float, RetryBudget] | None = None
         self._give_up_waiting_at = 0.0
@@ -100,6 +102,11 @@ class TrickleSubscriber:
             skipped_segments=self._cursor.skipped_segments,
             restarts=self._cursor.restarts,
         )
+
+    @property
+    def problem(self) -> str | None:
+        """Why there is nothing to read now, in words; None while there is, or may be."""
+        return self._problem.text
 
     async def start(self) -> None:
         """Get ready; the first request goes out with the first segment asked for."""
@@ -381,11 +388,13 @@ class TrickleSubscriber:
     def _found(self) -> None:
         self._channel_seen = True
         self._budget.succeeded()
+        self._problem.clear()
 
     async def _no_channel(self, reply: Reply) -> None:
         self._budget.succeeded()
         if not self._channel_seen and time.monotonic() < self._give_up_waiting_at:
             self._requests.fruitful()
+            self._problem.note(f"{self.channel.redacted} does not exist yet")
             await self._requests.sleep(next(backoff_delays(0.5)))
         elif reply.closed:
             self._end(EndReason.CLOSED)
@@ -409,6 +418,7 @@ class TrickleSubscriber:
                 raise RefusedError(f"{self.channel.redacted} can't be used: {why}") from what
         if waited_s > _HELD_OPEN_S:
             self._budget.succeeded()
+        self._problem.note(f"{self.channel.redacted} can't be subscribed to: {why}")
         delay_s = self._budget.failed(time.monotonic())
         if delay_s is None:
             raise UnavailableError(

@@ -16,6 +16,8 @@ WELL = SessionFigures(
     state_reason="connected",
     health=Health.OK,
     started_s=10.0,
+    input_age_s=0.03,
+    link="connected",
     first_input_age_s=9.5,
     first_processed_age_s=9.0,
     first_output_age_s=8.875,
@@ -49,7 +51,7 @@ def test_an_end_says_why() -> None:
     """With the error where there was one; health has no more to say."""
     watch = SessionWatch()
     looked(watch)
-    [(kind, data)] = looked(
+    (kind, data), (_, diagnosed) = looked(
         watch,
         state=SessionState.FAILED,
         state_reason="output_gone",
@@ -67,6 +69,19 @@ def test_an_end_says_why() -> None:
         "error": "it refuses",
         "error_code": "channel_refused",
     }
+    assert diagnosed["diagnosis"]["problem"] == "output refused: it refuses"
+
+
+def test_a_diagnosis_is_told_when_it_comes_changes_and_goes() -> None:
+    """Not when only its figures do."""
+    watch = SessionWatch()
+    looked(watch)
+    [(kind, data)] = looked(watch, input_age_s=5.0)
+    assert (kind, data["diagnosis"]["stage"]) == ("diagnosis", "input")
+    assert looked(watch, input_age_s=6.0) == []
+    [(_, data)] = looked(watch, output_problem="can't be reached")
+    assert data["diagnosis"]["stage"] == "output"
+    assert looked(watch) == [("diagnosis", {"diagnosis": None})]
 
 
 def test_each_failed_attempt_is_told_once() -> None:
@@ -80,7 +95,7 @@ def test_each_failed_attempt_is_told_once() -> None:
     ]
     assert looked(watch, attempts=2, problem="gone for 2 s", problem_code="media_timeout") == []
     assert len(of(EventKind.ERROR, looked(watch, attempts=3, **problem))) == 1
-    assert looked(watch, attempts=3) == []
+    assert of(EventKind.ERROR, looked(watch, attempts=3)) == []
     assert len(of(EventKind.ERROR, looked(watch, attempts=3, **problem))) == 1
 
 
