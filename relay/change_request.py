@@ -19,7 +19,11 @@ from relay.session_change import SessionChange
 from relay.validation import LARGEST_SIZE, SMALLEST_SIZE, even_size
 
 CHANGE_FIELDS = ("prompts", "width", "height", "paused")
+PARAMETERS = frozenset({*CHANGE_FIELDS, "max_framerate"})
+"""What a control channel's message can change."""
 MOST_FAULTS = 50
+HIGHEST_FRAMERATE = 60
+"""pytrickle's."""
 
 
 class ChangeRefused(RequestError):
@@ -73,6 +77,8 @@ def read_change(
     sizes = {name: reader.size(name, given[name]) for name in ("width", "height") if name in given}
     prompts = reader.prompts(given["prompts"]) if "prompts" in given else None
     paused = reader.paused(given["paused"]) if "paused" in given else None
+    wants_rate = lenient and "max_framerate" in given
+    max_fps = reader.framerate(given["max_framerate"]) if wants_rate else None
     if not lenient:
         reader.refuse_unknown(params)
         if not given and not reader.faults:
@@ -84,7 +90,8 @@ def read_change(
         sizes.get("width"),
         sizes.get("height"),
         paused,
-        params=given if lenient and set(given) & set(CHANGE_FIELDS) else None,
+        max_fps,
+        params=given if lenient and set(given) & PARAMETERS else None,
     )
     return ChangeRequest(change, tuple(reader.warnings))
 
@@ -92,7 +99,7 @@ def read_change(
 def _plain(params: dict[str, object]) -> dict[str, object]:
     """A control message's fields by our names."""
     inner = params.get("params")
-    if isinstance(inner, dict) and not set(params) & set(CHANGE_FIELDS):
+    if isinstance(inner, dict) and not set(params) & PARAMETERS:
         params = {name: value for name, value in inner.items() if value is not None}
     if "prompts" not in params and "prompt" in params:
         prompt = params["prompt"]
@@ -131,13 +138,24 @@ class _Reader:
             )
         return normalized.workflows
 
-    def size(self, name: str, value: object) -> int | None:
+    def framerate(self, value: object) -> int | None:
+        number = self._whole(value)
+        if number is not None and 1 <= number <= HIGHEST_FRAMERATE:
+            return number
+        self.fault("max_framerate", f"must be a whole number from 1 to {HIGHEST_FRAMERATE}")
+        return None
+
+    def _whole(self, value: object) -> int | None:
         number = value
         if self._lenient and isinstance(number, str) and number.strip().isdecimal():
             number = int(number[:10])
         if isinstance(number, float) and number.is_integer():
             number = int(number)
-        if not isinstance(number, int) or isinstance(number, bool):
+        return number if isinstance(number, int) and not isinstance(number, bool) else None
+
+    def size(self, name: str, value: object) -> int | None:
+        number = self._whole(value)
+        if number is None:
             self.fault(name, "must be a whole number")
         elif not SMALLEST_SIZE <= number <= LARGEST_SIZE:
             self.fault(name, f"must be from {SMALLEST_SIZE} to {LARGEST_SIZE}")

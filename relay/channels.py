@@ -28,6 +28,7 @@ class SessionChannels:
         handle_control: called on the event loop with each control message, in order; returns at
             once.
         on_control_end: called once when the control channel was closed or is gone.
+        on_data_end: the same of the data channel.
         wait_for_channel_s: how long a control channel that does not exist yet is waited for.
     """
 
@@ -37,6 +38,7 @@ class SessionChannels:
         http: aiohttp.ClientSession,
         handle_control: Callable[[dict[str, Any]], None],
         on_control_end: Callable[[], None],
+        on_data_end: Callable[[], None] = lambda: None,
         *,
         wait_for_channel_s: float,
     ) -> None:
@@ -58,7 +60,7 @@ class SessionChannels:
         )
         create = CreatePolicy.NEVER if config.channels_given else CreatePolicy.IF_MISSING
         self.data = (
-            LinePublisher(config.data_url, http, name="data", create=create)
+            LinePublisher(config.data_url, http, name="data", create=create, on_gone=on_data_end)
             if config.data_url
             else None
         )

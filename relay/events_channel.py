@@ -30,6 +30,7 @@ class EventsChannel:
         http: shared; not closed here.
         look: the session as it is now; on the event loop, cheap.
         create: whether the channel is made where there is none.
+        on_end: called once when the channel was closed or does not exist.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class EventsChannel:
         look: Callable[[], StreamView],
         *,
         create: CreatePolicy = CreatePolicy.NEVER,
+        on_end: Callable[[], None] = lambda: None,
         look_interval_s: float = LOOK_INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -53,6 +55,7 @@ class EventsChannel:
             keepalive=None,
             lines_a_segment=1,
             create=create,
+            on_gone=on_end,
         )
         self._reporter = reporter
         self._look = look

@@ -14,6 +14,7 @@ import structlog
 
 from relay.codec_executor import CodecExecutor
 from relay.media.access_unit import AccessUnit, DecodedFrame, MediaKind
+from relay.media.frame_limit import FrameLimit
 from relay.media.live_edge import LiveEdge
 from relay.media.stream_decoder import TrickleStreamDecoder
 from relay.queues import MediaQueue, QueueClosed
@@ -28,6 +29,7 @@ class Ingest:
     """Stages 1 to 3.
 
     Args:
+        limit: pictures beyond it are decoded and left out.
         on_audio: called on the event loop with each audio access unit.
         on_video_time: called with the decoding time of each video access unit, 90 kHz ticks.
         on_picture: called on the event loop with each decoded picture.
@@ -39,6 +41,7 @@ class Ingest:
         decoder: TrickleStreamDecoder,
         codecs: CodecExecutor,
         frames: MediaQueue[DecodedFrame],
+        limit: FrameLimit,
         on_audio: Callable[[AccessUnit], None],
         on_video_time: Callable[[int], None],
         *,
@@ -53,6 +56,7 @@ class Ingest:
         self._decoder = decoder
         self._codecs = codecs
         self._frames = frames
+        self._limit = limit
         self._on_audio = on_audio
         self._on_video_time = on_video_time
         self._on_picture = on_picture
@@ -100,7 +104,9 @@ class Ingest:
 
     async def _put(self, frames: list[DecodedFrame]) -> None:
         for frame in frames:
-            if not self._frames.closed:
+            if not self._limit.admits(frame.pts):
+                self._frames.dropped["frame_limit"] += 1
+            elif not self._frames.closed:
                 await self._frames.put(frame)
 
     def status(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -21,7 +21,14 @@ from relay.backoff import backoff_delays
 from relay.log_limit import LimitedLog
 from relay.redaction import mask_credentials
 from relay.tasks import cancel_and_wait
-from relay.trickle.errors import SegmentLostError, StalledError, TrickleError, UnavailableError
+from relay.trickle.errors import (
+    ChannelClosedError,
+    ChannelNotFoundError,
+    SegmentLostError,
+    StalledError,
+    TrickleError,
+    UnavailableError,
+)
 from relay.trickle.publisher import TricklePublisher
 from relay.trickle.publisher_options import CreatePolicy, PublisherOptions
 
@@ -50,6 +57,7 @@ class LinePublisher:
         keepalive: sent when nothing else was for `keepalive_s`; None sends nothing.
         lines_a_segment: at the most, for readers that take a segment for one message.
         create: whether a channel that is missing is made.
+        on_gone: called once when the channel was closed or does not exist.
     """
 
     def __init__(
@@ -64,6 +72,7 @@ class LinePublisher:
         keepalive_s: float = KEEPALIVE_S,
         lines_a_segment: int = MOST_LINES_WAITING,
         create: CreatePolicy = CreatePolicy.IF_MISSING,
+        on_gone: Callable[[], None] = lambda: None,
     ) -> None:
         self.lines_sent = 0
         self.lines_dropped = 0
@@ -78,6 +87,7 @@ class LinePublisher:
         self._keepalive_s = keepalive_s
         self._lines_a_segment = lines_a_segment
         self._create = create
+        self._on_gone = on_gone
         self._lines: deque[bytes] = deque()
         self._changed = asyncio.Event()
         self._closing = False
@@ -139,6 +149,8 @@ class LinePublisher:
             except TrickleError as error:
                 self.error = error
                 self._limited_log.warning("channel.failed", error=error.message, code=error.code)
+                if isinstance(error, ChannelNotFoundError | ChannelClosedError):
+                    self._on_gone()
                 if not isinstance(error, UnavailableError):
                     return
             finally:

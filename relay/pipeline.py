@@ -16,6 +16,7 @@ from typing import Any
 
 import aiohttp
 
+from relay.blank_source import BlankSource
 from relay.codec_executor import CodecExecutor
 from relay.comfystream.leases import ServerLeases
 from relay.comfystream.prompt_library import PromptLibrary
@@ -29,9 +30,11 @@ from relay.ingest import Ingest
 from relay.journal import Journal
 from relay.media.access_unit import DecodedFrame, ElementaryStream
 from relay.media.encoder import VideoEncoder, default_bit_rate
+from relay.media.frame_limit import FrameLimit
 from relay.media.muxer import CLOCK_LEAD_S
 from relay.media.segment_encoder import TrickleSegmentEncoder
 from relay.media.stream_decoder import TrickleStreamDecoder
+from relay.no_output import NoOutput
 from relay.observe.event_hub import EventHub
 from relay.output_rate import OutputRate
 from relay.processor import FrameProcessor, ProcessedUnit
@@ -167,51 +170,44 @@ class Pipeline:
         self._segments: MediaQueue[OutputSegment] = MediaQueue(
             "output_segments", settings.output_segments_capacity
         )
-        self._subscriber = TrickleSubscriber(
-            config.input_stream_url,
-            session=resources.http,
-            options=SubscriberOptions(
-                jump=trickle.JumpPolicy.OLDEST if waits else trickle.JumpPolicy.LATEST,
-                wait_for_channel_s=0.0 if config.channels_given else settings.input_timeout_s,
-                retry_budget_s=settings.input_timeout_s,
-            ),
-        )
-        decoder = TrickleStreamDecoder(config.width, config.height, config.fit)
-        self._decoder = decoder
+        self._decoder = decoder = TrickleStreamDecoder(config.width, config.height, config.fit)
+        self._limit = FrameLimit(config.max_fps)
         self.viewing = Viewing(resources.codecs)
         """What people may see of it."""
-        publisher = TricklePublisher(
-            config.output_stream_url,
-            session=resources.http,
-            options=PublisherOptions(
-                create=CreatePolicy.NEVER if config.channels_given else CreatePolicy.IF_MISSING,
-                close_timeout_s=settings.stop_timeout_s * 0.75,
-            ),
-        )
-        rate = Fraction(str(config.output_fps)) if config.output_fps else None
-        self._egress = Egress(
-            OutputRate(rate, self._processed) if rate else self._processed,
-            self._segments,
-            resources.codecs,
-            lambda video, audio: resources.make_segment_encoder(config, video=video, audio=audio),
-            lambda: decoder.video is not None,
-            lambda: self._sound.output_stream(),
-            on_decoded=processor.see_decoded,
-            on_picture=self.viewing.output.show,
-        )
+        self._egress: Egress | NoOutput
+        self._publish: Publish | NoOutput
+        if config.output_stream_url:
+            self._egress = self._make_egress(config, resources, processor)
+            self._publish = Publish(
+                _publisher(config, resources), self._segments, tee=self.viewing.stream
+            )
+        else:
+            self._egress = self._publish = NoOutput(self._processed, self._segments)
         self._sound = Sound(config.audio, self._egress.audio, lambda: decoder.audio, server_sound)
-        self._ingest = Ingest(
-            self._subscriber,
-            decoder,
-            resources.codecs,
-            self._decoded,
-            self._sound.take,
-            self._sound.video_time,
-            on_picture=self.viewing.input.show,
-        )
+        self._subscriber: TrickleSubscriber | None = None
+        self._ingest: Ingest | BlankSource
+        if config.input_stream_url:
+            self._subscriber = _subscriber(config, resources, waits=waits)
+            self._ingest = Ingest(
+                self._subscriber,
+                decoder,
+                resources.codecs,
+                self._decoded,
+                self._limit,
+                self._sound.take,
+                self._sound.video_time,
+                on_picture=self.viewing.input.show,
+            )
+        else:
+            self._ingest = BlankSource(
+                config.width,
+                config.height,
+                self._limit,
+                self._decoded,
+                on_picture=self.viewing.input.show,
+            )
         self._codecs = resources.codecs
         self._processor = processor
-        self._publish = Publish(publisher, self._segments, tee=self.viewing.stream)
         self._ingest_task: asyncio.Task[None] | None = None
         self.end_reason: EndReason | None = None
         """What the first stage to end for a reason of its own says."""
@@ -228,7 +224,8 @@ class Pipeline:
                 stages.create_task(self._process())
                 stages.create_task(self._sound.run())
                 stages.create_task(self._egress.run())
-                stages.create_task(self._write_output())
+                if self._publish is not self._egress:
+                    stages.create_task(self._write_output())
         except* RelayError as errors:
             raise _first(errors) from None
         finally:
@@ -247,7 +244,13 @@ class Pipeline:
     def resize(self, width: int, height: int) -> None:
         """Bring pictures to another size from now on."""
         self._decoder.resize(width, height)
+        if isinstance(self._ingest, BlankSource):
+            self._ingest.resize(width, height)
         self._decoded.clear("resized")
+
+    def limit_rate(self, fps: float) -> None:
+        """Process so many pictures a second at the most from now on; 0 all."""
+        self._limit.fps = fps
 
     def queue_sizes(self) -> dict[str, int]:
         """How many items wait in each queue now."""
@@ -273,14 +276,14 @@ class Pipeline:
         coming = self._ingest.sounded if self._is_sound_alone else self._ingest.decoded
         leaving = self._publish.sound if self._is_sound_alone else self._publish.frames
         return {
-            "fps_in": self._ingest.decoded.rate,
-            "source_fps": self._ingest.pace.fps,
+            "fps_in": self._limited(self._ingest.decoded.rate),
+            "source_fps": self._limited(self._ingest.pace.fps),
             "source_pace": self._ingest.pace.pace,
             "input_age_s": coming.age_s,
             "first_input_age_s": coming.first_age_s,
             "input_is_sound": self._is_sound_alone,
-            "input_problem": self._subscriber.problem,
-            "segments_behind": self._subscriber.stats.segments_behind,
+            "input_problem": self._subscriber.problem if self._subscriber else None,
+            "segments_behind": self._ingest.status()["segments_behind"],
             "fps_encoded": self._egress.encoded.rate,
             "fps_out": self._publish.frames.rate,
             "output_age_s": leaving.age_s,
@@ -292,6 +295,10 @@ class Pipeline:
             "queue_capacities": {queue.name: queue.capacity for queue in self._queues()},
             "dropped": self.dropped(),
         }
+
+    def _limited(self, fps: float | None) -> float | None:
+        """What is left of a rate for those who process the pictures."""
+        return min(fps, self._limit.fps) if fps is not None and self._limit.fps else fps
 
     def dropped(self) -> dict[str, dict[str, int]]:
         """Items of each queue that were not delivered, by reason."""
@@ -324,6 +331,21 @@ class Pipeline:
             "output": self._publish.status() | self._egress.status(),
         }
 
+    def _make_egress(
+        self, config: SessionConfig, resources: PipelineResources, processor: FrameProcessor
+    ) -> Egress:
+        rate = Fraction(str(config.output_fps)) if config.output_fps else None
+        return Egress(
+            OutputRate(rate, self._processed) if rate else self._processed,
+            self._segments,
+            resources.codecs,
+            lambda video, audio: resources.make_segment_encoder(config, video=video, audio=audio),
+            lambda: not config.input_stream_url or self._decoder.video is not None,
+            lambda: self._sound.output_stream(),
+            on_decoded=processor.see_decoded,
+            on_picture=self.viewing.output.show,
+        )
+
     async def _read_input(self) -> None:
         try:
             await self._ingest.run()
@@ -332,7 +354,8 @@ class Pipeline:
             raise
         finally:
             self._sound.end_input()
-        never_existed = self._subscriber.end_reason is trickle.EndReason.NEVER_EXISTED
+        channel_end = self._subscriber.end_reason if self._subscriber else None
+        never_existed = channel_end is trickle.EndReason.NEVER_EXISTED
         self.end_reason = EndReason.INPUT_TIMEOUT if never_existed else EndReason.INPUT_ENDED
 
     async def _write_output(self) -> None:
@@ -357,6 +380,32 @@ class Pipeline:
 
     def _queues(self) -> tuple[MediaQueue[Any], ...]:
         return self._decoded, self._processed, self._segments
+
+
+def _subscriber(
+    config: SessionConfig, resources: PipelineResources, *, waits: bool
+) -> TrickleSubscriber:
+    settings = resources.settings
+    return TrickleSubscriber(
+        config.input_stream_url,
+        session=resources.http,
+        options=SubscriberOptions(
+            jump=trickle.JumpPolicy.OLDEST if waits else trickle.JumpPolicy.LATEST,
+            wait_for_channel_s=0.0 if config.channels_given else settings.input_timeout_s,
+            retry_budget_s=settings.input_timeout_s,
+        ),
+    )
+
+
+def _publisher(config: SessionConfig, resources: PipelineResources) -> TricklePublisher:
+    return TricklePublisher(
+        config.output_stream_url,
+        session=resources.http,
+        options=PublisherOptions(
+            create=CreatePolicy.NEVER if config.channels_given else CreatePolicy.IF_MISSING,
+            close_timeout_s=resources.settings.stop_timeout_s * 0.75,
+        ),
+    )
 
 
 def _ice_options(settings: Settings, http: aiohttp.ClientSession) -> IceOptions:

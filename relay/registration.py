@@ -82,13 +82,17 @@ class Capability:
             settings.capability_currency,
         )
 
-    def body(self) -> dict[str, Any]:
-        """What the orchestrator is sent."""
+    def body(self, capacity: int) -> dict[str, Any]:
+        """What the orchestrator is sent.
+
+        Args:
+            capacity: of now; no more than `self.capacity`.
+        """
         body: dict[str, Any] = {
             "name": self.name,
             "description": self.description,
             "url": self.url,
-            "capacity": self.capacity,
+            "capacity": min(capacity, self.capacity),
             "price_per_unit": self.price_per_unit,
             "price_scaling": self.price_scaling,
         }
@@ -107,13 +111,14 @@ class Registration:
     """Keeps one capability registered.
 
     Args:
-        is_ready: whether the relay takes streams now; on the event loop, cheap.
+        capacity_now: how many streams the relay could serve now, those that run included; 0 while
+            it takes none. On the event loop, cheap.
     """
 
     def __init__(
         self,
         capability: Capability,
-        is_ready: Callable[[], bool],
+        capacity_now: Callable[[], int],
         *,
         token: str | None = None,
         http: aiohttp.ClientSession,
@@ -125,7 +130,7 @@ class Registration:
         self.last_problem: str | None = None
         self._capability = capability
         self._token = token
-        self._is_ready = is_ready
+        self._capacity_now = capacity_now
         self._http = http
         self._repeat_s = repeat_s
         self._retry_first_s = retry_first_s
@@ -133,6 +138,7 @@ class Registration:
         self._task: asyncio.Task[None] | None = None
         self._may_be_known = False
         """A registration left, whatever became of it."""
+        self._sent_capacity = 0
         self._told: Outcome | None = None
 
     def start(self) -> None:
@@ -156,7 +162,7 @@ class Registration:
     async def _run(self) -> None:
         waits = self._waits()
         while True:
-            if not self._is_ready():
+            if not self._capacity_now():
                 if self._may_be_known:
                     self._may_be_known = False
                     await self._unregister()
@@ -164,12 +170,22 @@ class Registration:
                 continue
             if await self._register() is Outcome.DONE:
                 waits = self._waits()
-                await asyncio.sleep(self._repeat_s)
+                await self._wait_for_change()
             else:
                 await asyncio.sleep(next(waits))
 
+    async def _wait_for_change(self) -> None:
+        """Until it is time to register again, or the capacity is another."""
+        loop = asyncio.get_running_loop()
+        again_at = loop.time() + self._repeat_s
+        while (remaining_s := again_at - loop.time()) > 0:
+            await asyncio.sleep(min(remaining_s, self._ready_interval_s))
+            if self._capacity_now() != self._sent_capacity:
+                return
+
     async def _register(self) -> Outcome:
-        body = self._capability.body()
+        self._sent_capacity = self._capacity_now()
+        body = self._capability.body(self._sent_capacity)
         if self._token:
             body["token"] = self._token
         self._may_be_known = True
@@ -187,7 +203,7 @@ class Registration:
                     "registration.registered",
                     capability=self._capability.name,
                     url=self._capability.url,
-                    capacity=self._capability.capacity,
+                    capacity=body["capacity"],
                     **fields,
                 )
             else:
@@ -248,7 +264,7 @@ def _in_words(cause: Exception) -> str:
     return getattr(cause, "strerror", None) or type(cause).__name__
 
 
-def open_registration(settings: Settings, is_ready: Callable[[], bool]) -> Registration | None:
+def open_registration(settings: Settings, capacity_now: Callable[[], int]) -> Registration | None:
     """What registers as the operator wants; None if nothing is to be. Inside the event loop."""
     capability = Capability.of(settings)
     if capability is None:
@@ -259,4 +275,4 @@ def open_registration(settings: Settings, is_ready: Callable[[], bool]) -> Regis
     # Not the sessions' client: the orchestrator is the operator's choice, and no session's host.
     http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust))
     token = settings.api_token.get_secret_value() if settings.api_token else None
-    return Registration(capability, is_ready, token=token, http=http)
+    return Registration(capability, capacity_now, token=token, http=http)

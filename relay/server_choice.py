@@ -62,6 +62,18 @@ class ServerChoice:
         warm = self._warm_up is None or self._warm_up.ready
         return warm and (self._pool is None or self._pool.reachable > 0)
 
+    @property
+    def reachable(self) -> int | None:
+        """Servers of the pool that answered last; None without a pool."""
+        return self._pool.reachable if self._pool is not None else None
+
+    def why_none_free(self) -> BusyError | None:
+        """Why a session with prompts would not get a server now; None if it would, as far as that
+        is known without asking."""
+        if self._warm_up is not None and not self._warm_up.ready:
+            return _warming_up()
+        return self._pool.why_none_free() if self._pool is not None else None
+
     def status(self) -> list[dict[str, Any]]:
         """The servers of the pool and how they are; empty without a pool."""
         return self._pool.status() if self._pool is not None else []
@@ -79,10 +91,7 @@ class ServerChoice:
                 server = await self._pool.choose(prompts=bool(config.prompts))
                 config = replace(config, comfystream_url=server.url)
         if config.prompts and self._leases.holder(config.comfystream_url) == WARM_UP:
-            raise BusyError(
-                "that ComfyStream server is loading its models (RELAY_WARM_PIPELINE); try again",
-                code="warming_up",
-            )
+            raise _warming_up()
         return config
 
     def note_use(self, url: str, session_id: str) -> None:
@@ -99,3 +108,9 @@ class ServerChoice:
         """It could not be used."""
         if self._pool is not None:
             self._pool.failed(url, error)
+
+
+def _warming_up() -> BusyError:
+    return BusyError(
+        "ComfyStream is loading its models (RELAY_WARM_PIPELINE); try again", code="warming_up"
+    )

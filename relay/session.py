@@ -80,7 +80,8 @@ class Session:
             config,
             resources.http,
             self._handle_control,
-            self._on_control_end,
+            lambda: self._on_channel_end(EndReason.CONTROL_ENDED),
+            lambda: self._on_given_end(EndReason.OUTPUT_GONE),
             wait_for_channel_s=resources.settings.input_timeout_s,
         )
         self.text = TextOutput(self._channels.data.send if self._channels.data else None)
@@ -101,6 +102,9 @@ class Session:
             sound=server_sound,
         )
         self._events: EventsChannel | None = None
+        self._asked_status = self._make_reporter(config)
+        """For `stream_status`; asked after every change, so that it knows when."""
+        self.observers.append(Session._note_change)
         if config.events_url:
             self._events = self._make_events(config, config.events_url, resources)
         self._pipeline = Pipeline(config, resources, self._processor, server_sound)
@@ -111,6 +115,7 @@ class Session:
         self._changes = self._processor.changes.queue
         self._stopping: asyncio.Task[None] | None = None
         self._final_status: dict[str, Any] | None = None
+        self._final_stream_status: dict[str, Any] | None = None
         self._task: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
 
@@ -304,6 +309,7 @@ class Session:
                 self._set_state(SessionState.STOPPING, _value(self.end_reason))
             self._set_state(final, _value(self.end_reason))
             self._final_status = self.status()
+            self._final_stream_status = self.stream_status()
             try:
                 await self._channels.aclose()
                 if self._events is not None:
@@ -356,16 +362,40 @@ class Session:
             end_reason=self.end_reason.value if self.end_reason else None,
         )
 
+    def stream_status(self) -> dict[str, Any]:
+        """The session in the words of ai-runner's status object."""
+        if self._final_stream_status is not None:
+            return self._final_stream_status
+        return self._asked_status.status(self.view(), round(time.time() * 1000))
+
+    def _note_change(self) -> None:
+        self.stream_status()
+
+    def _make_reporter(self, config: SessionConfig) -> StreamReporter:
+        urls = {
+            "subscribe": config.input_stream_url,
+            "publish": config.output_stream_url,
+            "control": config.control_url or "",
+            "events": config.events_url or "",
+            "data": config.data_url or "",
+        }
+        return StreamReporter(
+            config.names,
+            self.session_id,
+            round(self.created_at.timestamp() * 1000),
+            {name: mask_credentials(url) for name, url in urls.items()},
+        )
+
     def _make_events(
         self, config: SessionConfig, url: str, resources: PipelineResources
     ) -> EventsChannel:
-        started_ms = round(self.created_at.timestamp() * 1000)
         events = EventsChannel(
             url,
             resources.http,
-            StreamReporter(config.names, self.session_id, started_ms),
+            self._make_reporter(config),
             self.view,
             create=CreatePolicy.NEVER if config.channels_given else CreatePolicy.IF_MISSING,
+            on_end=lambda: self._on_given_end(EndReason.EVENTS_ENDED),
         )
         self.observers.append(lambda _: events.note_change())
         return events
@@ -395,6 +425,7 @@ class Session:
     def _follow_config(self, config: SessionConfig) -> None:
         if (config.width, config.height) != (self.config.width, self.config.height):
             self._pipeline.resize(config.width, config.height)
+        self._pipeline.limit_rate(config.max_fps)
         self.config = config
         self._tell_observers()
 
@@ -407,10 +438,15 @@ class Session:
             return
         requested.result.add_done_callback(self._channels.note_result)
 
-    def _on_control_end(self) -> None:
-        """The control channel is gone, and with it whoever the stream is for."""
+    def _on_channel_end(self, reason: EndReason) -> None:
+        """A channel is gone, and with it whoever the stream is for."""
         if self._stopping is None and not self.state.final:
-            self._stopping = asyncio.create_task(self.stop(EndReason.CONTROL_ENDED))
+            self._stopping = asyncio.create_task(self.stop(reason))
+
+    def _on_given_end(self, reason: EndReason) -> None:
+        """One that we publish to: an orchestrator makes none anew, others may."""
+        if self.config.channels_given:
+            self._on_channel_end(reason)
 
     def _set_state(self, state: SessionState, reason: str) -> None:
         if state is self.state:

@@ -27,6 +27,7 @@ class SessionChange:
     width: int | None = None
     height: int | None = None
     paused: bool | None = None
+    max_fps: float | None = None
     params: dict[str, Any] | None = None
     """In the words of the orchestrator that asked; added to those of before."""
 

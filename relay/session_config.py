@@ -83,7 +83,9 @@ class SessionConfig:
     """One session's request. Made by the HTTP border; nothing further in checks it again."""
 
     input_stream_url: str
+    """Empty: no pictures come in, and black ones are processed."""
     output_stream_url: str
+    """Empty: what is processed is not published."""
     comfystream_url: str
     """Without a trailing slash; may end in ``/live``. Empty: any of the operator's pool."""
     prompts: list[dict[str, Any]] = field(default_factory=list)
@@ -96,6 +98,8 @@ class SessionConfig:
     on_overload: OnOverload = OnOverload.DROP
     output_fps: float = 0.0
     """Pictures a second on the output; 0 as they come."""
+    max_fps: float = 0.0
+    """Pictures a second that are processed at the most; 0 all."""
     audio: AudioMode = AudioMode.BYPASS
     """Never `auto` here."""
     audio_codec: AudioCodec = AudioCodec.AAC
@@ -107,6 +111,8 @@ class SessionConfig:
     """The trickle channel that ComfyStream's text goes out on; None for none."""
     channels_given: bool = False
     """Somebody else made the channels, as an orchestrator does: none is waited for, or made."""
+    pooled: bool = False
+    """The ComfyStream server is one of the operator's pool: when it fails another one will do."""
     events_url: str | None = None
     """The channel that is told how the session fares; none is."""
     names: StreamNames | None = None

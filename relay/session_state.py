@@ -60,6 +60,8 @@ class EndReason(StrEnum):
     """ComfyStream could not be used for too long."""
     CONTROL_ENDED = "control_ended"
     """Its control channel was closed or deleted."""
+    EVENTS_ENDED = "events_ended"
+    """The events channel that a gateway gave it was: the gateway has let go of the stream."""
     OUTPUT_GONE = "output_gone"
     DRAINED = "drained"
     """The relay itself was shut down."""

@@ -129,7 +129,9 @@ class SessionManager:
         config = await self._servers.settle(config)
         resources = self._require_ready()  # no await from here to the session's place in the list
         for other in self.list():
-            if other.config.output_stream_url == config.output_stream_url:
+            if config.output_stream_url and (
+                other.config.output_stream_url == config.output_stream_url
+            ):
                 raise RequestError(
                     f"session {other.session_id} already publishes to that output_stream_url;"
                     " stop it or choose another",
@@ -187,6 +189,16 @@ class SessionManager:
     def servers(self) -> builtins.list[dict[str, Any]]:
         """The ComfyStream servers of the pool and how they are; empty without a pool."""
         return self._servers.status() if self._servers is not None else []
+
+    def why_no_server(self) -> BusyError | None:
+        """Why no server would be given to a session with prompts now, by what was last seen of
+        them; None if one would, or the operator gave none to choose from."""
+        return self._servers.why_none_free() if self._servers is not None else None
+
+    @property
+    def servers_there(self) -> int | None:
+        """How many servers of the pool answered last; None without a pool."""
+        return self._servers.reachable if self._servers is not None else None
 
     @property
     def warm(self) -> bool:

@@ -23,9 +23,11 @@ from relay.session_state import SessionState
 
 STATUS_INTERVAL_S = 10.0
 STATS_INTERVAL_S = 20.0
+HEARTBEAT_INTERVAL_S = 10.0
 LONGEST_PARAMS = 32 * 1024
 """Bytes of JSON of the parameters that a status repeats; longer ones are named by their hash.
 Readers of other make stop at 32 KiB a message."""
+CHANNELS = ("subscribe", "publish", "control", "events", "data")
 PIPELINE = "live-video-to-video"
 
 Message = dict[str, Any]
@@ -88,9 +90,16 @@ class StreamReporter:
     Args:
         session_id: stands for the gateway's name of the stream where that gave none.
         started_ms: when the stream was asked for.
+        channels: the addresses that a heartbeat shows, by pytrickle's names, without credentials.
     """
 
-    def __init__(self, names: StreamNames | None, session_id: str, started_ms: int) -> None:
+    def __init__(
+        self,
+        names: StreamNames | None,
+        session_id: str,
+        started_ms: int,
+        channels: Mapping[str, str] | None = None,
+    ) -> None:
         self._request_id = names.request_id if names else session_id
         self._pipeline = (names.model_id if names else "") or PIPELINE
         self._started_ms = started_ms
@@ -98,6 +107,8 @@ class StreamReporter:
         self._state_ms = started_ms
         self._status_at: float | None = None
         self._stats_at: float | None = None
+        self._heartbeat_at: float | None = None
+        self._channels = dict.fromkeys(CHANNELS, "") | dict(channels or {})
         self._traced: set[str] = set()
         self._problem_code: str | None = None
         self._last_error: str | None = None
@@ -134,7 +145,22 @@ class StreamReporter:
         if self._stats_at is None or now - self._stats_at >= STATS_INTERVAL_S:
             self._stats_at = now
             messages.append(self._stats(view, now_ms))
+        if self._heartbeat_at is None or now - self._heartbeat_at >= HEARTBEAT_INTERVAL_S:
+            self._heartbeat_at = now
+            messages.append(self._heartbeat(view, now_ms))
         return messages
+
+    def status(self, view: StreamView, now_ms: int) -> Message:
+        """The `status` event as it is now, parameters included; for a reporter that is asked.
+
+        Whatever else would be due is taken for told.
+        """
+        self._note_state(view, now_ms)
+        self._note_problem(view, now_ms)
+        self._note_reconnects(view, now_ms)
+        self._note_params(view, now_ms)
+        event: Message = self._status(view, dict(view.params), now_ms)["event"]
+        return event
 
     def _traces(self, view: StreamView, now_ms: int) -> list[Message]:
         moments: list[tuple[str, float | None]] = [
@@ -252,6 +278,18 @@ class StreamReporter:
                 },
             },
             "stream_stats",
+        )
+
+    def _heartbeat(self, view: StreamView, now_ms: int) -> Message:
+        return _event(
+            {
+                "type": "heartbeat",
+                "timestamp": now_ms,
+                "urls": self._channels,
+                "dimensions": {"width": view.width, "height": view.height},
+                "fps": {"ingress_video_fps": view.fps_in, "egress_video_fps": view.fps_out},
+            },
+            "stream_heartbeat",
         )
 
 

@@ -17,6 +17,9 @@ from relay.observe.event_hub import EventHub
 from relay.observe.session_logs import SessionLogs
 from relay.session_change import ChangeResult, RequestedChange
 from relay.session_config import SessionConfig
+from relay.session_health import Health
+from relay.session_state import SessionState
+from relay.stream_events import StreamReporter, StreamView
 from relay.text_output import TextOutput
 from relay.viewing import Viewing
 
@@ -79,6 +82,10 @@ class FakeSession:
             "created_at": "2024-01-01T12:00:00",
         }
 
+    def stream_status(self) -> dict[str, Any]:
+        view = StreamView(SessionState.ACTIVE, Health.OK, self.config.width, self.config.height)
+        return StreamReporter(self.config.names, self.session_id, 1).status(view, 2)
+
     def fps_report(self) -> dict[str, Any]:
         return {"timestamp": 0.0, "fps": 0.0, "minute_avg_fps": 0.0, "minute_fps_array": []}
 
@@ -110,6 +117,8 @@ class FakeSessions:
         self.ended: builtins.list[FakeSession] = []
         self.running = False
         self.warm = True
+        self.no_server: BusyError | None = None
+        self.servers_there: int | None = None
         self.draining = False
         self.drain_timeout_s: float | None = None
         self.fails_with: Exception | None = None
@@ -139,6 +148,9 @@ class FakeSessions:
         if len(self.sessions) >= self.capacity:
             return BusyError("all sessions are taken", code="full", retry_after_s=7)
         return None
+
+    def why_no_server(self) -> BusyError | None:
+        return self.no_server
 
     async def aclose(self, *, timeout_s: float | None = None) -> None:
         self.running = False

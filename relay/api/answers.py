@@ -187,10 +187,34 @@ class WorkerHealth(Answer):
     status: Literal["LOADING", "IDLE", "OK"]
 
 
+class AppVersion(Answer):
+    """Answer of `GET /app-version`."""
+
+    version: str
+
+
+class HardwareInfo(Answer):
+    """Answer of `GET /hardware/info`."""
+
+    pipeline: str
+    model_id: str
+    gpu_info: dict[str, Any]
+
+
+class HardwareStats(Answer):
+    """Answer of `GET /hardware/stats`."""
+
+    pipeline: str
+    model_id: str
+    gpu_stats: dict[str, Any]
+
+
 class Version(Answer):
-    """Answer of `GET /version`."""
+    """Answer of `GET /version`; pytrickle's is within."""
 
     name: str
+    pipeline: str
+    model_id: str
     version: str
     python: str
     libraries: dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 from aiohttp import web
 
@@ -105,9 +106,7 @@ async def drain(app: web.Application, hurry: asyncio.Event) -> None:
 async def _start_sessions(app: web.Application) -> None:
     sessions = app[SESSIONS]
     await sessions.start()
-    registration = open_registration(
-        app[SETTINGS], lambda: sessions.warm and not _draining(sessions)
-    )
+    registration = open_registration(app[SETTINGS], lambda: _capacity_now(sessions))
     if registration is not None:
         app[REGISTRATION].append(registration)
         registration.start()
@@ -119,9 +118,12 @@ async def _unregister(app: web.Application) -> None:
         await registration.aclose()
 
 
-def _draining(sessions: SessionService) -> bool:
+def _capacity_now(sessions: SessionService) -> int:
+    """How many streams could be served now; what the operator said bounds it further."""
     problem = sessions.why_not_ready()
-    return problem is not None and problem.code == "draining"
+    if not sessions.warm or (problem is not None and problem.code == "draining"):
+        return 0
+    return sys.maxsize if sessions.servers_there is None else sessions.servers_there
 
 
 async def _end_sessions(app: web.Application) -> None:

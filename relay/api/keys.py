@@ -57,6 +57,10 @@ class SessionView(Protocol):
         """An entry of `GET /streams/stats`; of one that runs."""
         ...
 
+    def stream_status(self) -> dict[str, Any]:
+        """The status object of ai-runner."""
+        ...
+
     def summary(self) -> dict[str, Any]:
         """The entry in `GET /sessions`."""
         ...
@@ -77,6 +81,15 @@ class SessionService(Protocol):
 
     def why_not_ready(self) -> BusyError | None:
         """Why a session could not be started now; None if one could."""
+        ...
+
+    def why_no_server(self) -> BusyError | None:
+        """Why no ComfyStream server could be given to a session now; None if one could."""
+        ...
+
+    @property
+    def servers_there(self) -> int | None:
+        """How many servers of the pool answer; None without a pool."""
         ...
 
     async def aclose(self, *, timeout_s: float | None = None) -> None: ...

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, ValidationError
 
-from relay.api.models import ChannelUrl, StartRequest, ValidationFailed
+from relay.api.models import ChannelUrl, ValidationFailed, WorkerStart
 from relay.comfystream.workflow_check import quoted
 from relay.comfystream.workflows import DEFAULT_WORKFLOW
 from relay.session_config import SessionConfig, StreamNames
@@ -24,14 +24,21 @@ from relay.strict_json import parse_json
 from relay.validation import problem_in_words
 
 LONGEST_NAME = 256
-_OURS = frozenset(StartRequest.model_fields) - {
+_OURS = frozenset(WorkerStart.model_fields) - {
     *("input_stream_url", "output_stream_url", "comfystream_url", "control_url", "data_url"),
-    *("prompts", "width", "height"),
+    *("prompts", "width", "height", "max_fps"),
 }
 """Fields of our own start that `params` may hold as well; no addresses."""
-_NOT_FOR_US = frozenset({"max_framerate", "detect_out_resolution", "show_loading"})
-"""Of pytrickle: the relay keeps the source's rate, and fits every picture to the size asked for."""
-_THEIR_NAMES = {"input_stream_url": "subscribe_url", "output_stream_url": "publish_url"}
+_NOT_FOR_US = frozenset({"detect_out_resolution", "show_loading"})
+"""Of pytrickle and ai-runner: the relay fits every picture to the size asked for, and its gateway
+sees the source's while the server loads."""
+_THEIR_NAMES = {
+    "input_stream_url": "subscribe_url",
+    "output_stream_url": "publish_url",
+    "max_fps": "params.max_framerate",
+}
+PARAMETERS = ("prompts", "prompt", "width", "height", "max_framerate")
+CHANNELS = ("subscribe_url", "publish_url", "control_url", "events_url", "data_url")
 
 
 def _no_blank(value: object) -> object:
@@ -55,8 +62,12 @@ class StreamStart(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    subscribe_url: ChannelUrl = Field(description="The trickle channel with the source.")
-    publish_url: ChannelUrl = Field(description="The trickle channel for the result.")
+    subscribe_url: OptionalUrl = Field(
+        None, description="The trickle channel with the source; without it black is processed."
+    )
+    publish_url: OptionalUrl = Field(
+        None, description="The trickle channel for the result; without it nobody gets any."
+    )
     control_url: OptionalUrl = Field(None, description="Changes of the parameters come on it.")
     events_url: OptionalUrl = Field(None, description="Told how the stream fares.")
     data_url: OptionalUrl = Field(None, description="Gets ComfyStream's text.")
@@ -74,6 +85,13 @@ class StreamStart(BaseModel):
     )
 
 
+class LiveVideoStart(StreamStart):
+    """Body of `POST /live-video-to-video`: there is always video both ways."""
+
+    subscribe_url: ChannelUrl = Field(description="The trickle channel with the source.")
+    publish_url: ChannelUrl = Field(description="The trickle channel for the result.")
+
+
 class StreamParams(BaseModel):
     """Body of `POST /stream/params`: parameters as in a start; numbers may be text."""
 
@@ -83,6 +101,7 @@ class StreamParams(BaseModel):
     prompt: Any = None
     width: int | str | None = None
     height: int | str | None = None
+    max_framerate: int | str | None = None
 
 
 class StreamState(BaseModel):
@@ -101,8 +120,8 @@ class StreamState(BaseModel):
 class StreamConfig(BaseModel):
     """What a stream was started with."""
 
-    subscribe_url: str
-    publish_url: str
+    subscribe_url: str | None
+    publish_url: str | None
     width: int
     height: int
 
@@ -139,8 +158,8 @@ class StreamDetails(BaseModel):
     running: bool
     state: str = Field(description="The session's status, as in /session/{id}/status.")
     health: str | None
-    subscribe_url: str
-    publish_url: str
+    subscribe_url: str | None
+    publish_url: str | None
     control_url: str | None
     events_url: str | None
     events_available: bool
@@ -158,8 +177,8 @@ class StreamDetails(BaseModel):
 class CurrentParams(BaseModel):
     """pytrickle's."""
 
-    subscribe_url: str
-    publish_url: str
+    subscribe_url: str | None
+    publish_url: str | None
     gateway_request_id: str
 
 
@@ -204,6 +223,22 @@ class NoFpsReport(BaseModel):
     error: str = "Stream not found"
 
 
+class RunnerStatus(BaseModel):
+    """Answer of `GET /api/status`: the status event; times in milliseconds since 1970."""
+
+    type: str
+    pipeline: str
+    start_time: int
+    state: str = Field(
+        description="LOADING, OFFLINE, ONLINE, DEGRADED_INPUT, DEGRADED_INFERENCE or ERROR."
+    )
+    last_state_update_time: int
+    input_status: dict[str, Any]
+    inference_status: dict[str, Any]
+    last_status_timestamp: int
+    timestamp: int
+
+
 class StreamList(BaseModel):
     """Answer of `GET /streams`."""
 
@@ -215,15 +250,14 @@ def stream_config_from(
     body: dict[str, object],
     header_name: str | None,
     make_config: Callable[[dict[str, object]], SessionConfig],
-    *,
-    name_needed: bool,
+    model: type[StreamStart] = StreamStart,
 ) -> SessionConfig:
     """The session that an orchestrator asks for; it has `names`.
 
     Args:
         header_name: of `X-Stream-Id`.
-        make_config: makes a session of a body of `POST /session/start`.
-        name_needed: refuse a start that names no stream; else one is made up.
+        make_config: makes a session of a `WorkerStart`.
+        model: `LiveVideoStart` makes a name up for a start that gives none.
 
     Raises:
         ValidationFailed: with every fault, by the names of this API.
@@ -231,7 +265,7 @@ def stream_config_from(
     faults: list[dict[str, str]] = []
     start: StreamStart | None = None
     try:
-        start = StreamStart.model_validate(body)
+        start = model.model_validate(body)
     except ValidationError as error:
         faults = [
             {"field": quoted(str((*entry["loc"], "the body")[0])), "problem": _problem(entry)}
@@ -240,8 +274,11 @@ def stream_config_from(
     if start is None:
         raise ValidationFailed(faults)
     request_id = start.gateway_request_id or start.request_id or header_name
-    if request_id is None and name_needed:
+    if request_id is None and model is StreamStart:
         raise ValidationFailed([{"field": "gateway_request_id", "problem": "is required"}])
+    if not any(getattr(start, name) for name in CHANNELS):
+        problem = "is missing, as are all other channels: there is nothing to do"
+        raise ValidationFailed([{"field": "subscribe_url", "problem": problem}])
     names = StreamNames(
         request_id or start.stream_id or start.manifest_id or uuid.uuid4().hex,
         start.stream_id or "",
@@ -271,7 +308,7 @@ def stream_config_from(
 
 def _params_of(body: Mapping[str, object], start: StreamStart) -> dict[str, Any]:
     """`params`, and what clients of a gateway write beside them."""
-    beside = {n: body[n] for n in ("prompts", "prompt", "width", "height") if n in body}
+    beside = {n: body[n] for n in PARAMETERS if n in body}
     return {**beside, **(start.params or {})}
 
 
@@ -286,6 +323,8 @@ def _session_body(
     }
     if params.get("prompts") == []:
         session["prompts"] = []
+    if params.get("max_framerate") is not None:
+        session["max_fps"] = _number(params["max_framerate"])
     sizes = {n: _number(params[n]) for n in ("width", "height") if params.get(n) is not None}
     if len(sizes) == 1:
         [(name, _)] = sizes.items()
@@ -295,7 +334,7 @@ def _session_body(
     for name, value in params.items():
         if name in _OURS:
             session[name] = value
-        elif name not in {*_NOT_FOR_US, "prompts", "prompt", "width", "height"}:
+        elif name not in {*_NOT_FOR_US, *PARAMETERS}:
             warnings.append(f"params.{quoted(name)} is not known here and was ignored")
     del warnings[20:]
     return session

@@ -6,6 +6,7 @@ path or in `X-Stream-Id`; without either the only one that runs is meant.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import wraps
@@ -14,7 +15,8 @@ import structlog
 from aiohttp import web
 from pydantic import BaseModel
 
-from relay.api.answers import WorkerHealth
+from relay import __version__
+from relay.api.answers import AppVersion, HardwareInfo, HardwareStats, WorkerHealth
 from relay.api.body import read_json_object
 from relay.api.describe import Operation, describes
 from relay.api.errors import error_answer, json_answer
@@ -25,7 +27,9 @@ from relay.api.livepeer_models import (
     AllFpsReports,
     CurrentParams,
     FpsReport,
+    LiveVideoStart,
     NoFpsReport,
+    RunnerStatus,
     StreamConfig,
     StreamDetails,
     StreamDone,
@@ -37,11 +41,13 @@ from relay.api.livepeer_models import (
     StreamStatus,
     stream_config_from,
 )
-from relay.api.models import session_config_from
+from relay.api.models import WorkerStart, session_config_from
 from relay.api.streams import STREAMS, Stream
 from relay.errors import BusyError, RelayError, RequestError
 from relay.redaction import mask_credentials
 from relay.session_config import StreamNames
+from relay.session_state import SessionState
+from relay.stream_events import PIPELINE, StreamReporter, StreamView
 
 log = structlog.get_logger(__name__)
 
@@ -79,14 +85,14 @@ def worker_call(handler: Answer) -> Answer:
 async def start_stream(request: web.Request) -> web.StreamResponse:
     """Start a stream. The same start again gets the same answer; another one of the same name is
     refused while the first runs."""
-    return await _start(request, name_needed=True)
+    return await _start(request, StreamStart)
 
 
-@describes(Operation((StreamStarted,), StreamStart, EXAMPLE, headers=NAMED, errors=(409, 503)))
+@describes(Operation((StreamStarted,), LiveVideoStart, EXAMPLE, headers=NAMED, errors=(409, 503)))
 @worker_call
 async def start_live_video(request: web.Request) -> web.StreamResponse:
     """Start a stream, as ai-runner does: a stream without a name gets one."""
-    return await _start(request, name_needed=False)
+    return await _start(request, LiveVideoStart)
 
 
 @describes(Operation((StreamDone,), any_body=True, headers=NAMED, errors=(404,)))
@@ -120,9 +126,7 @@ async def stream_status(request: web.Request) -> web.StreamResponse:
     """How the worker fares, and its streams."""
     streams = request.app[STREAMS].running()
     details = {stream.request_id: _details(stream) for stream in streams}
-    header = request.headers.get(STREAM_ID_HEADER)
-    current = request.app[STREAMS].find(header) if header else None
-    current = current or (streams[-1] if streams else None)
+    current = _current(request)
     shown = _details(current) if current else None
     return _answer(
         StreamStatus(
@@ -178,6 +182,36 @@ async def stream_stats(request: web.Request) -> web.StreamResponse:
     return _answer(NoFpsReport())
 
 
+@describes(Operation((RunnerStatus,), headers=NAMED))
+@worker_call
+async def runner_status(request: web.Request) -> web.StreamResponse:
+    """The stream that runs, as ai-runner's own process shows its one; OFFLINE without any."""
+    stream = _current(request)
+    if stream is None:
+        now_ms = round(time.time() * 1000)
+        nothing = StreamView(SessionState.STOPPED, None, 0, 0)
+        return json_answer(StreamReporter(None, "", now_ms).status(nothing, now_ms))
+    return json_answer(stream.session.stream_status())
+
+
+@describes(Operation((AppVersion,)))
+async def app_version(_request: web.Request) -> web.StreamResponse:
+    """The relay's version, as pytrickle tells its application's."""
+    return json_answer({"version": __version__})
+
+
+@describes(Operation((HardwareInfo,)))
+async def hardware_info(request: web.Request) -> web.StreamResponse:
+    """GPUs of the relay's own machine, of which it uses none: ComfyStream has them."""
+    return json_answer(_worker(request) | {"gpu_info": {}})
+
+
+@describes(Operation((HardwareStats,)))
+async def hardware_stats(request: web.Request) -> web.StreamResponse:
+    """The same of their load."""
+    return json_answer(_worker(request) | {"gpu_stats": {}})
+
+
 @describes(Operation((WorkerHealth,)))
 async def worker_health(request: web.Request) -> web.StreamResponse:
     """One word for the worker: LOADING, IDLE or OK."""
@@ -211,18 +245,27 @@ def add_routes(router: web.UrlDispatcher) -> None:
         router.add_get(f"{prefix}/stream/status", stream_status)
         router.add_get(f"{prefix}/stream/{{stream_id}}/status", one_stream_status)
         router.add_get(f"{prefix}/streams", list_streams)
+    # ai-runner's: a trailing slash does no harm, and its inner process has ways of its own.
+    router.add_post("/live-video-to-video/", start_live_video)
+    router.add_post("/api/params", change_stream)
+    router.add_get("/api/status", runner_status)
+    router.add_get("/app-version", app_version)
+    router.add_get("/hardware/info", hardware_info)
+    router.add_get("/hardware/stats", hardware_stats)
     router.add_get("/streams/stats", all_stats)
     router.add_get("/stream/{stream_id}/stats", stream_stats)
     router.add_get("/api/health", worker_health)
 
 
-async def _start(request: web.Request, *, name_needed: bool) -> web.StreamResponse:
+async def _start(request: web.Request, model: type[StreamStart]) -> web.StreamResponse:
     body = await read_json_object(request)
     asked = stream_config_from(
         body,
         _header_name(request),
-        lambda session: session_config_from(session, request.app[SETTINGS], request.app[PROMPTS]),
-        name_needed=name_needed,
+        lambda session: session_config_from(
+            session, request.app[SETTINGS], request.app[PROMPTS], WorkerStart
+        ),
+        model,
     )
     streams, sessions = request.app[STREAMS], request.app[SESSIONS]
     assert asked.names is not None
@@ -257,8 +300,8 @@ def _started(request: web.Request, stream: Stream) -> web.Response:
             session_id=stream.session.session_id,
             current_state=worker_state(request),
             config=StreamConfig(
-                subscribe_url=mask_credentials(config.input_stream_url),
-                publish_url=mask_credentials(config.output_stream_url),
+                subscribe_url=_shown(config.input_stream_url),
+                publish_url=_shown(config.output_stream_url),
                 width=config.width,
                 height=config.height,
             ),
@@ -288,6 +331,18 @@ def _stream_of(request: web.Request, verb: str) -> Stream:
     return running[0]
 
 
+def _current(request: web.Request) -> Stream | None:
+    """The one that the header names, or else the youngest that runs."""
+    streams = request.app[STREAMS]
+    header = request.headers.get(STREAM_ID_HEADER)
+    named = streams.find(header) if header else None
+    return named or next(reversed(streams.running()), None)
+
+
+def _worker(request: web.Request) -> dict[str, object]:
+    return {"pipeline": PIPELINE, "model_id": request.app[SETTINGS].capability_name}
+
+
 def _key(session: SessionView) -> str:
     return session.config.names.request_id if session.config.names else session.session_id
 
@@ -300,10 +355,10 @@ def _details(stream: Stream) -> StreamDetails:
         running=stream.running,
         state=stream.state,
         health=session.get("health"),
-        subscribe_url=mask_credentials(config.input_stream_url),
-        publish_url=mask_credentials(config.output_stream_url),
-        control_url=mask_credentials(config.control_url) if config.control_url else None,
-        events_url=mask_credentials(config.events_url) if config.events_url else None,
+        subscribe_url=_shown(config.input_stream_url),
+        publish_url=_shown(config.output_stream_url),
+        control_url=_shown(config.control_url),
+        events_url=_shown(config.events_url),
         events_available=config.events_url is not None,
         width=session["width"],
         height=session["height"],
@@ -315,6 +370,10 @@ def _details(stream: Stream) -> StreamDetails:
         error=session.get("error") or session.get("processing", {}).get("error"),
         end_reason=session.get("end_reason"),
     )
+
+
+def _shown(url: str | None) -> str | None:
+    return mask_credentials(url) if url else None
 
 
 def _fps(stream: StreamDetails | None) -> dict[str, float]:

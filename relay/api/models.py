@@ -63,12 +63,12 @@ Pixels = Annotated[
 Seconds = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
-class StartRequest(BaseModel):
-    """Body of `POST /session/start`. An optional field that is null counts as not given."""
+class _Start(BaseModel):
+    """What any start may hold. An optional field that is null counts as not given."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    input_stream_url: ChannelUrl
+    input_stream_url: ChannelUrl | None = None
     prompts: Any
     comfystream_url: Annotated[str, AfterValidator(check_server_url)] | None = None
     width: Pixels | None = None
@@ -83,6 +83,18 @@ class StartRequest(BaseModel):
     audio_codec: AudioCodec | None = None
     control_url: ChannelUrl | None = None
     data_url: ChannelUrl | None = None
+
+
+class StartRequest(_Start):
+    """Body of `POST /session/start`. An optional field that is null counts as not given."""
+
+    input_stream_url: ChannelUrl
+
+
+class WorkerStart(_Start):
+    """What becomes of an orchestrator's start: either channel may be missing, and stays so."""
+
+    max_fps: Annotated[Seconds, Field(ge=1, le=60)] | None = None
 
 
 class ValidationFailed(RequestError):
@@ -104,7 +116,10 @@ class ValidationFailed(RequestError):
 
 
 def session_config_from(
-    body: dict[str, object], settings: Settings, prompts: PromptLibrary
+    body: dict[str, object],
+    settings: Settings,
+    prompts: PromptLibrary,
+    model: type[StartRequest | WorkerStart] = StartRequest,
 ) -> SessionConfig:
     """What a start request asks for, with the operator's defaults.
 
@@ -112,13 +127,13 @@ def session_config_from(
         ValidationFailed: with every fault of every field.
     """
     if len(body) > MOST_FIELDS:
-        problem = f"has {len(body)} fields; a start request has {len(StartRequest.model_fields)}"
+        problem = f"has {len(body)} fields; a start request has {len(model.model_fields)}"
         raise ValidationFailed([{"field": "the body", "problem": problem}])
     faults: list[dict[str, str]] = []
     warnings: list[str] = []
-    request: StartRequest | None = None
+    request: StartRequest | WorkerStart | None = None
     try:
-        request = StartRequest.model_validate(body)
+        request = model.model_validate(body)
     except ValidationError as error:
         faults.extend(_faults_of(error))
     workflows: list[dict[str, Any]] = []
@@ -129,10 +144,12 @@ def session_config_from(
             warnings.extend(normalized.warnings)
         except PromptsError as error:
             faults.extend(fault.to_dict() for fault in error.faults)
-    output_url = ""
+    input_url = output_url = ""
     if request is not None:
-        output_url = request.output_stream_url or processed_url(request.input_stream_url)
-        if _channel(output_url) == _channel(request.input_stream_url):
+        input_url, output_url = request.input_stream_url or "", request.output_stream_url or ""
+        if not output_url and isinstance(request, StartRequest):
+            output_url = processed_url(input_url)
+        if output_url and input_url and _channel(output_url) == _channel(input_url):
             faults.append(
                 {
                     "field": "output_stream_url",
@@ -144,7 +161,7 @@ def session_config_from(
     width = even_size("width", request.width or settings.width, warnings)
     height = even_size("height", request.height or settings.height, warnings)
     return SessionConfig(
-        input_stream_url=request.input_stream_url,
+        input_stream_url=input_url,
         output_stream_url=output_url,
         comfystream_url=request.comfystream_url
         or ("" if settings.comfystream_urls else settings.comfystream_url),
@@ -153,10 +170,13 @@ def session_config_from(
         height=height,
         fit=request.fit or settings.fit,
         segment_seconds=request.segment_seconds or settings.segment_seconds,
-        fallback=_fallback(request, settings, warnings),
+        fallback=_fallback(request, settings, warnings) if output_url else FallbackMode.NONE,
         on_overload=request.on_overload or settings.on_overload,
         output_fps=request.output_fps or settings.output_fps,
-        audio=audio_mode(request.audio or settings.audio, workflows),
+        max_fps=(request.max_fps or 0.0) if isinstance(request, WorkerStart) else 0.0,
+        audio=audio_mode(request.audio or settings.audio, workflows)
+        if output_url
+        else AudioMode.OFF,
         audio_codec=request.audio_codec or settings.audio_codec,
         sends_audio=takes_sound(workflows),
         control_url=request.control_url,
@@ -165,7 +185,7 @@ def session_config_from(
     )
 
 
-def _fallback(request: StartRequest, settings: Settings, warnings: list[str]) -> FallbackMode:
+def _fallback(request: _Start, settings: Settings, warnings: list[str]) -> FallbackMode:
     """Frames that wait their turn are not stood in for."""
     if (request.on_overload or settings.on_overload) is OnOverload.DROP:
         return request.fallback or settings.fallback

@@ -72,6 +72,8 @@ def _operations(app: web.Application) -> Iterator[tuple[str, str, object, Operat
     for route in app.router.routes():
         if route.resource is not None and route.method not in ("HEAD", "OPTIONS", "*"):
             path = route.resource.canonical
+            if path != "/" and path.endswith("/"):
+                continue  # another writing of one that is listed
             yield path, route.method, route.handler, operation_of(route.handler)
 
 

@@ -12,7 +12,8 @@ from relay import __version__
 from relay.api.answers import Health, Ready, ServerList, Version
 from relay.api.describe import Operation, describes
 from relay.api.errors import json_answer
-from relay.api.keys import SESSIONS
+from relay.api.keys import SESSIONS, SETTINGS
+from relay.stream_events import PIPELINE
 
 routes = web.RouteTableDef()
 
@@ -49,8 +50,10 @@ async def health(request: web.Request) -> web.StreamResponse:
 @routes.get("/readyz")
 @describes(Operation((Ready,), errors=(503,)))
 async def ready(request: web.Request) -> web.StreamResponse:
-    """Whether a session could be started now: 503 while starting, draining or full."""
-    problem = request.app[SESSIONS].why_not_ready()
+    """Whether a session could be started now: 503 while starting, draining or full, and while no
+    server of the pool is free."""
+    sessions = request.app[SESSIONS]
+    problem = sessions.why_not_ready() or sessions.why_no_server()
     if problem is not None:
         raise problem
     return json_answer({"status": "ready"})
@@ -65,12 +68,14 @@ async def list_servers(request: web.Request) -> web.StreamResponse:
 
 @routes.get("/version")
 @describes(Operation((Version,)))
-async def show_version(_request: web.Request) -> web.StreamResponse:
+async def show_version(request: web.Request) -> web.StreamResponse:
     """What runs here."""
     libraries = {name: _installed(name) for name in ("aiohttp", "aiortc", "av")}
     return json_answer(
         {
             "name": "trickle-relay",
+            "pipeline": PIPELINE,
+            "model_id": request.app[SETTINGS].capability_name,
             "version": __version__,
             "python": platform.python_version(),
             "libraries": libraries,

@@ -104,6 +104,17 @@ class ServerPool:
         """Servers that answered when they were asked last."""
         return sum(1 for server in self.servers if server.answer in _THERE)
 
+    def why_none_free(self) -> BusyError | None:
+        """What `choose` would raise for a session with prompts, by the last answers; None if one
+        is free."""
+        reasons: dict[str, str] = {}
+        for server in self.servers:
+            reason = self._why_not(server, prompts=True)
+            if reason is None:
+                return None
+            reasons[server.url] = reason
+        return self._nobody_free(reasons)
+
     async def choose(self, *, prompts: bool) -> PooledServer:
         """A server for a session. With prompts it is the caller's until the event loop runs
         others: take its lease at once.

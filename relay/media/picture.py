@@ -21,3 +21,15 @@ def copy_of(frame: av.VideoFrame) -> av.VideoFrame:
     for ours, theirs in pairs:
         ours.update(bytes(theirs))
     return copy
+
+
+def black_picture(width: int, height: int) -> av.VideoFrame:
+    """yuv420p, in limited range (ITU-R BT.601: black is Y 16, without colour 128).
+
+    Args:
+        width, height: even.
+    """
+    frame = av.VideoFrame(width, height, "yuv420p")
+    for plane, value in zip(frame.planes, (16, 128, 128), strict=True):
+        plane.update(bytes([value]) * plane.buffer_size)
+    return frame

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import FormData
 
 from relay.api import body as body_module
-from relay.errors import ProcessingError
+from relay.errors import BusyError, ProcessingError
 from tests.fake_sessions import FakeSessions
 from tests.integration.api_client import INVERT, Client, api_client, start_body
 
@@ -223,6 +223,18 @@ async def test_every_fault_is_in_one_422(client: Client, sessions: FakeSessions)
     [node_fault] = [d for d in error["details"] if d["field"] == "prompts[0]"]
     assert node_fault["node"] == "3"
     assert sessions.started == []
+
+
+async def test_no_free_server_is_told_to_probes(client: Client, sessions: FakeSessions) -> None:
+    """A load balancer sends nobody here while the pool is taken; who needs no server may start."""
+    sessions.no_server = BusyError("none is free", code="no_server_free", servers=[])
+    async with client.get("/readyz") as answer:
+        assert answer.status == 503
+        assert "Retry-After" in answer.headers
+        assert (await answer.json())["code"] == "no_server_free"
+    sessions.no_server = None
+    async with client.get("/readyz") as answer:
+        assert answer.status == 200
 
 
 async def test_full_relay_is_503_with_retry_after(client: Client) -> None:

@@ -38,6 +38,7 @@ LV2V_START = {
     "stream_id": "s1",
 }
 PREFIXES = ["", "/api"]
+CHANNELS = ("subscribe_url", "publish_url", "control_url", "events_url", "data_url")
 
 
 @pytest.fixture
@@ -122,6 +123,75 @@ async def test_lv2v_needs_no_name(client: Client) -> None:
     assert (await get(client, f"/stream/{answer['request_id']}/status"))[0] == 200
 
 
+@pytest.mark.parametrize("video_in", [True, False])
+@pytest.mark.parametrize("video_out", [True, False])
+@pytest.mark.parametrize("data", [True, False])
+async def test_any_combination_of_a_jobs_flags(
+    client: Client, sessions: FakeSessions, video_in: bool, video_out: bool, data: bool
+) -> None:
+    """enable_video_ingress, enable_video_egress, enable_data_output: a channel that a job has not
+    is not in the start, and none is made up."""
+    there = {"subscribe_url": video_in, "publish_url": video_out, "data_url": data}
+    absent = [name for name, wanted in there.items() if not wanted]
+    body = {name: value for name, value in BYOC_START.items() if name not in absent}
+    status, answer = await post(client, "/stream/start", body, X_Stream_Id="s1")
+    assert status == 200, answer
+    config = only(sessions)
+    assert config.input_stream_url == (ORCHESTRATOR if video_in else "")
+    assert config.output_stream_url == (f"{ORCHESTRATOR}-out" if video_out else "")
+    assert (config.data_url is not None) is data
+    assert config.audio == ("bypass" if video_out else "off")
+    assert config.fallback == ("passthrough" if video_out else "none")
+    shown = (await get(client, "/stream/status"))[1]["current_params"]
+    assert shown["subscribe_url"] == (ORCHESTRATOR if video_in else None)
+    assert shown["publish_url"] == (f"{ORCHESTRATOR}-out" if video_out else None)
+
+
+async def test_lv2v_is_video_both_ways(client: Client, sessions: FakeSessions) -> None:
+    """ai-runner requires both."""
+    for name in ("subscribe_url", "publish_url"):
+        body = {key: value for key, value in LV2V_START.items() if key != name}
+        status, answer = await post(client, "/live-video-to-video", body)
+        assert (status, answer["details"][0]["field"]) == (400, name)
+    assert sessions.started == []
+
+
+async def test_ai_runners_inner_calls(client: Client, sessions: FakeSessions) -> None:
+    """Its process on port 8888: a start with request_id, params, the status object; the trailing
+    slash that its outer one takes as well."""
+    nothing = (await get(client, "/api/status"))[1]
+    assert (nothing["state"], nothing["input_status"]["fps"]) == ("OFFLINE", 0.0)
+    body = {key: value for key, value in LV2V_START.items() if key != "gateway_request_id"}
+    body |= {"request_id": "r7"}
+    status, answer = await post(client, "/api/live-video-to-video", body)
+    assert (status, answer["request_id"]) == (200, "r7")
+    assert (await post(client, "/live-video-to-video/", body))[1] == answer
+    status, answer = await post(client, "/api/params", {"prompts": [INVERT]})
+    assert (status, answer["status"]) == (200, "success")
+    [session] = sessions.sessions.values()
+    assert session.changes == [{"prompts": [INVERT]}]
+    one = (await get(client, "/api/status"))[1]
+    assert (
+        one.keys()
+        == nothing.keys()
+        == {
+            *("type", "pipeline", "start_time", "state", "last_state_update_time", "input_status"),
+            *("inference_status", "last_status_timestamp", "timestamp"),
+        }
+    )
+    assert (one["type"], one["state"], one["pipeline"]) == ("status", "ONLINE", "comfyui")
+
+
+async def test_what_the_worker_is(client: Client) -> None:
+    """pytrickle's three, and its fields of /version; there is no GPU here to speak of."""
+    version = (await get(client, "/version"))[1]
+    assert (version["pipeline"], version["model_id"]) == ("live-video-to-video", "comfystream")
+    assert (await get(client, "/app-version"))[1] == {"version": version["version"]}
+    what = {"pipeline": "live-video-to-video", "model_id": "comfystream"}
+    assert (await get(client, "/hardware/info"))[1] == what | {"gpu_info": {}}
+    assert (await get(client, "/hardware/stats"))[1] == what | {"gpu_stats": {}}
+
+
 async def test_the_header_names_a_stream_whose_body_does_not(client: Client) -> None:
     """X-Stream-Id is the one key that an orchestrator always sends."""
     body = {name: BYOC_START[name] for name in ("subscribe_url", "publish_url")}
@@ -159,10 +229,11 @@ async def test_prompts_in_every_shape(
 
 async def test_sizes_come_together_and_as_text(client: Client, sessions: FakeSessions) -> None:
     """pytrickle's rules."""
-    body = BYOC_START | {"params": {"width": "768", "height": "432", "max_framerate": 30}}
+    body = BYOC_START | {"params": {"width": "768", "height": "432", "max_framerate": "30"}}
     status, answer = await post(client, "/stream/start", body)
     assert status == 200
     assert (only(sessions).width, only(sessions).height) == (768, 432)
+    assert only(sessions).max_fps == 30
     assert answer["warnings"] == []
     for params in ({"width": 512}, {"width": "wide", "height": 512}, {"width": 0, "height": 0}):
         body = BYOC_START | {"gateway_request_id": "s2", "params": params}
@@ -194,7 +265,8 @@ async def test_no_address_but_channels_can_be_given(client: Client, sessions: Fa
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"subscribe_url": None}, "subscribe_url"),
+        (dict.fromkeys(CHANNELS, ""), "subscribe_url"),
+        ({"subscribe_url": "nowhere"}, "subscribe_url"),
         ({"publish_url": "ftp://h/x"}, "publish_url"),
         ({"publish_url": ORCHESTRATOR}, "publish_url"),
         ({"events_url": "nowhere"}, "events_url"),
@@ -202,6 +274,9 @@ async def test_no_address_but_channels_can_be_given(client: Client, sessions: Fa
         ({"gateway_request_id": "a\nb"}, "gateway_request_id"),
         ({"params": "{"}, "params"),
         ({"params": 5}, "params"),
+        ({"params": {"max_framerate": 61}}, "params.max_framerate"),
+        ({"params": {"max_framerate": 0}}, "params.max_framerate"),
+        ({"params": {"max_framerate": "fast"}}, "params.max_framerate"),
         ({"params": {"prompts": "{"}}, "params.prompts"),
         ({"params": {"prompts": [{"1": {}}]}}, "params.prompts"),
     ],

@@ -46,7 +46,7 @@ def registration(orchestrator: Orchestrator, **options: Any) -> Registration:
     quick = {"repeat_s": 0.02, "retry_first_s": 0.01, "ready_interval_s": 0.01}
     return Registration(
         capability,
-        options.pop("is_ready", lambda: True),
+        options.pop("capacity_now", lambda: 9),
         http=aiohttp.ClientSession(),
         **(quick | options),
     )
@@ -128,15 +128,33 @@ async def test_a_wrong_secret_is_told_from_other_refusals(orchestrator: Orchestr
 
 async def test_only_what_is_ready_is_registered(orchestrator: Orchestrator) -> None:
     """While the servers load there is nothing to send streams to; nor when they are gone."""
-    ready = False
-    it = registration(orchestrator, is_ready=lambda: ready)
+    ready = 0
+    it = registration(orchestrator, capacity_now=lambda: ready)
     it.start()
     await asyncio.sleep(0)
     assert orchestrator.requests == []
-    ready = True
+    ready = 9
     await orchestrator.wait_for(lambda: orchestrator.capabilities)
     await until(lambda: it.registered)
-    ready = False
+    ready = 0
+    await orchestrator.wait_for(lambda: orchestrator.requests[-1][0] == "/capability/unregister")
+    await it.aclose()
+
+
+async def test_the_capacity_is_what_is_there_now(orchestrator: Orchestrator) -> None:
+    """No more than the operator said, and no more than the pool has servers; a change is told
+    long before the minute is over."""
+    there = 9
+    it = registration(orchestrator, capacity_now=lambda: there, repeat_s=60.0)
+    it.start()
+    for servers, capacity in ((9, 3), (2, 2), (3, 3), (1, 1)):
+        there = servers
+        await orchestrator.wait_for(
+            lambda: (
+                orchestrator.capabilities.get("comfystream", {}).get("capacity") == capacity  # noqa: B023
+            )
+        )
+    there = 0
     await orchestrator.wait_for(lambda: orchestrator.requests[-1][0] == "/capability/unregister")
     await it.aclose()
 

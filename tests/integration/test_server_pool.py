@@ -86,6 +86,27 @@ async def test_why_nobody_is_free_is_said_of_each(pools: Pool) -> None:
     assert all(problem in caught.value.message for problem in problems)
 
 
+async def test_readiness_is_told_from_the_last_answers(pools: Pool) -> None:
+    """Nobody is asked for it: not ready before the first answers, ready with one that is free, and
+    with its lease gone, the reasons again."""
+    settings = Settings(comfystream_urls=(pools.gone, pools.first.url))
+    choice = ServerChoice(settings, pools.leases, pools.http)
+    assert choice.why_none_free() is not None
+    choice.start()
+    try:
+        await until(lambda: choice.why_none_free() is None)
+        assert choice.reachable == 1
+        pools.leases.acquire(pools.first.url, "session-7")
+        problem = choice.why_none_free()
+        assert problem is not None
+        assert (problem.http_status, problem.code) == (503, "no_server_free")
+        assert "session-7" in problem.message
+    finally:
+        await choice.aclose()
+    alone = ServerChoice(Settings(), pools.leases, pools.http)
+    assert (alone.why_none_free(), alone.reachable) == (None, None)
+
+
 async def test_they_take_turns(pools: Pool) -> None:
     """The one that rested longest is next; the same server under two names is one."""
     pool = pools.of(pools.first.url, pools.second.url, f"{pools.first.url}/live")

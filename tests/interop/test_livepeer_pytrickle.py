@@ -44,6 +44,9 @@ async def test_its_models_accept_our_answers(pytrickle: str) -> None:  # noqa: F
             ("GET", "/stream/status", "StreamStatusResponse", None),
             ("GET", "/stream/status", "HealthStatus", None),
             ("POST", "/stream/stop", "StreamResponse", None),
+            ("GET", "/version", "Version", None),
+            ("GET", "/hardware/info", "HardwareInformation", None),
+            ("GET", "/hardware/stats", "HardwareStats", None),
         ):
             async with client.request(method, path, json=body) as answer:
                 assert answer.status == 200
@@ -55,12 +58,14 @@ async def test_its_models_accept_our_answers(pytrickle: str) -> None:  # noqa: F
 
 
 def test_what_its_model_of_a_start_takes_ours_takes(pytrickle: str) -> None:  # noqa: F811
-    """Of requests with video in and out: each as it is sent, and as its own model writes it."""
+    """Each as it is sent, and as its own model writes it."""
     requests = [
         BYOC_START,
         BYOC_START | {"params": {"width": "640", "height": "480"}},
         BYOC_START | {"params": {"width": 512, "height": 512, "max_framerate": "30"}},
         BYOC_START | {"params": None, "control_url": None, "data_url": None},
+        BYOC_START | {"subscribe_url": None},
+        {name: BYOC_START[name] for name in ("gateway_request_id", "data_url", "params")},
     ]
     written = models(pytrickle, *(("StreamStartRequest", request) for request in requests))
     for request, its_own in zip(requests, written, strict=True):
@@ -69,11 +74,18 @@ def test_what_its_model_of_a_start_takes_ours_takes(pytrickle: str) -> None:  # 
             start = StreamStart.model_validate(body)
             assert start.gateway_request_id == its_own["gateway_request_id"]
             assert start.subscribe_url == its_own["subscribe_url"]
+            assert start.publish_url == its_own["publish_url"]
 
 
-def test_sizes_that_its_model_refuses(pytrickle: str) -> None:  # noqa: F811
+def test_parameters_that_its_model_refuses(pytrickle: str) -> None:  # noqa: F811
     """One side alone, no number: as ours, which tests/integration/test_livepeer_api.py shows."""
-    requests = [{"width": 512}, {"width": "wide", "height": 512}, {"width": 0, "height": 0}]
+    requests: list[dict[str, Any]] = [
+        {"width": 512},
+        {"width": "wide", "height": 512},
+        {"width": 0, "height": 0},
+        {"max_framerate": 61},
+        {"max_framerate": "fast"},
+    ]
     answers = models(
         pytrickle,
         *(("StreamStartRequest", BYOC_START | {"params": params}) for params in requests),

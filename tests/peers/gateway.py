@@ -23,6 +23,20 @@ from relay.trickle.subscriber import TrickleSubscriber
 
 SILENCE_LIMIT_S = 30.0
 BASE_PATH = "/ai/trickle/"
+KINDS = {
+    "": "video/MP2T",
+    "-out": "video/MP2T",
+    "-control": "application/json",
+    "-events": "application/json",
+    "-data": "application/jsonl",
+}
+FIELDS = {
+    "": "subscribe_url",
+    "-out": "publish_url",
+    "-control": "control_url",
+    "-events": "events_url",
+    "-data": "data_url",
+}
 
 
 def trickle_options() -> ServerOptions:
@@ -44,6 +58,10 @@ class Gateway:
     stream_id: str = "s1"
     events: list[dict[str, Any]] = field(default_factory=list)
     """Messages, in order."""
+    video_in: bool = True
+    video_out: bool = True
+    data: bool = True
+    """What the job has (enable_video_ingress, enable_video_egress, enable_data_output)."""
     unreadable: list[bytes] = field(default_factory=list)
     heard_at: list[float] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -55,31 +73,25 @@ class Gateway:
 
     def make_channels(self) -> None:
         """As an orchestrator does before it asks the worker."""
-        for suffix, kind in (
-            ("", "video/MP2T"),
-            ("-out", "video/MP2T"),
-            ("-control", "application/json"),
-            ("-events", "application/json"),
-            ("-data", "application/jsonl"),
-        ):
-            self.trickle.create_channel(f"{self.stream_id}{suffix}", kind)
+        for suffix, kind in KINDS.items():
+            if suffix in self.channels:
+                self.trickle.create_channel(f"{self.stream_id}{suffix}", kind)
+
+    @property
+    def channels(self) -> dict[str, str]:
+        """Those that the job has: what a start calls each, by how its name ends."""
+        wanted = {"": self.video_in, "-out": self.video_out, "-data": self.data}
+        return {suffix: name for suffix, name in FIELDS.items() if wanted.get(suffix, True)}
 
     def close_channels(self) -> None:
         """The end of the stream, from above."""
-        for suffix in ("", "-out", "-control", "-events", "-data"):
+        for suffix in self.channels:
             self.trickle.delete_channel(f"{self.stream_id}{suffix}")
 
     async def start(self, **params: Any) -> tuple[int, dict[str, Any]]:
-        """`POST /stream/start`, as for a job with video both ways and data."""
-        body = {
-            "gateway_request_id": self.stream_id,
-            "control_url": self.channel("-control"),
-            "events_url": self.channel("-events"),
-            "subscribe_url": self.channel(),
-            "publish_url": self.channel("-out"),
-            "data_url": self.channel("-data"),
-            "params": params,
-        }
+        """`POST /stream/start`, with the channels that the job has."""
+        body: dict[str, Any] = {"gateway_request_id": self.stream_id, "params": params}
+        body |= {name: self.channel(suffix) for suffix, name in self.channels.items()}
         return await self._post("/stream/start", json.dumps(body).encode())
 
     async def stop(self, reason: str = "") -> tuple[int, dict[str, Any]]:

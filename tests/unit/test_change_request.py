@@ -78,7 +78,8 @@ def test_what_the_api_refuses(params: dict[str, Any], words: str) -> None:
         ({"prompt": "a cat"}, SessionChange(prompts=[DEFAULT_WORKFLOW])),
         ({"width": "640", "height": "480"}, SessionChange(width=640, height=480)),
         ({"params": {"width": 320}}, SessionChange(width=320)),
-        ({"model_id": "x", "max_framerate": 30, "width": 320}, SessionChange(width=320)),
+        ({"model_id": "x", "width": 320}, SessionChange(width=320)),
+        ({"max_framerate": "24", "width": 320}, SessionChange(width=320, max_fps=24)),
     ],
 )
 def test_what_gateways_send(message: dict[str, Any], change: SessionChange) -> None:

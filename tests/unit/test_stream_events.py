@@ -58,11 +58,17 @@ def the(kind: str, messages: list[Message]) -> dict[str, Any]:
 def test_the_first_messages_are_due_at_once() -> None:
     """Also while the server loads: LOADING, the trace of the request, the statistics."""
     messages = Gateway().sees(STARTING)
-    assert kinds(messages) == ["runner_receive_stream_request", "status", "stream_stats"]
+    assert kinds(messages) == [
+        "runner_receive_stream_request",
+        "status",
+        "stream_stats",
+        "heartbeat",
+    ]
     assert [message["queue_event_type"] for message in messages] == [
         "stream_trace",
         "ai_stream_events",
         "stream_stats",
+        "stream_heartbeat",
     ]
     assert the("status", messages)["state"] == "LOADING"
 
@@ -203,3 +209,42 @@ def test_every_state_and_health_has_a_word(
         assert health in (None, Health.OK)
     if state.final:
         assert word in (StreamState.OFFLINE, StreamState.ERROR)
+
+
+def test_the_heartbeat_is_pytrickles() -> None:
+    """Every 10 s from the start, with the addresses that there are."""
+    reporter = StreamReporter(
+        StreamNames("r1"), "session", START_MS, {"subscribe": "http://h/in", "data": "http://h/d"}
+    )
+    heard = [
+        message["event"]
+        for second in range(45)
+        for message in reporter.report(ACTIVE, float(second), START_MS + 1000 * second)
+        if message["queue_event_type"] == "stream_heartbeat"
+    ]
+    assert [beat["timestamp"] - START_MS for beat in heard] == [0, 10_000, 20_000, 30_000, 40_000]
+    assert heard[0] == {
+        "type": "heartbeat",
+        "timestamp": START_MS,
+        "urls": {
+            "subscribe": "http://h/in",
+            "publish": "",
+            "control": "",
+            "events": "",
+            "data": "http://h/d",
+        },
+        "dimensions": {"width": 512, "height": 512},
+        "fps": {"ingress_video_fps": 30.0, "egress_video_fps": 29.9},
+    }
+
+
+def test_a_status_that_is_asked_for_knows_when_things_happened() -> None:
+    """Told of changes in time and asked later; the parameters are in every answer."""
+    reporter = StreamReporter(None, "session", START_MS)
+    reporter.status(STARTING, START_MS + 1)
+    reporter.status(ACTIVE, START_MS + 2000)
+    status = reporter.status(ACTIVE, START_MS + 9000)
+    assert (status["type"], status["state"]) == ("status", "ONLINE")
+    assert status["last_state_update_time"] == START_MS + 2000
+    assert status["last_status_timestamp"] == START_MS + 9000
+    assert status["inference_status"]["last_params"] == {"width": 512}
