@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import fields
 
 from bench.stage import Holdings, Stage, stage
 from bench.trickle_processes import print_figures
@@ -112,7 +113,7 @@ def report(title: str, samples: list[Holdings], count: int, seconds: float) -> N
         f"{title}, {seconds / count:.2f} s each: at the start, the middle, the end",
         [
             (name, ", ".join(str(getattr(sample, name)) for sample in (first, half, last)))
-            for name in ("open_files", "threads", "tasks", "memory_mb")
+            for name in (field.name for field in fields(Holdings))
         ]
         + [("memory slope of the second half", f"{slope:+.2f} MB per 100")],
     )

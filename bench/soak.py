@@ -18,18 +18,23 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import aiohttp
 
 from bench.session_churn import wait_until
 from bench.stage import Holdings, Server, Stage, stage
 from bench.trickle_processes import print_figures
-from demo.child_process import Child
+from demo.start_session import INVERT
 
 FAULT_EVERY_S = (2.0, 6.0)
 FAULT_LASTS_S = (0.5, 5.0)
 RECOVERY_S = 60.0
+REQUESTS: list[dict[str, Any]] = [{}, {"on_overload": "wait", "fallback": "repeat"}]
+"""The sessions differ in what they do about a server that is slow or away."""
+SAMPLES = 10
+"""Of what the process holds, in the middle of it all: sessions come and go between them."""
 
 
 @dataclass
@@ -38,7 +43,8 @@ class Lane:
 
     name: str
     server: Server
-    source: Child | None = None
+    request: dict[str, Any]
+    """More of what its sessions are started with."""
     session: str = ""
     faults: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
@@ -51,11 +57,14 @@ class Soak:
     def __init__(self, stage: Stage, seed: int) -> None:
         self._stage = stage
         self._random = random.Random(seed)
-        self.lanes = [Lane(f"camera-{n}", server) for n, server in enumerate(stage.servers)]
+        self.lanes = [
+            Lane(f"camera-{n}", server, REQUESTS[n % len(REQUESTS)])
+            for n, server in enumerate(stage.servers)
+        ]
 
     async def start(self) -> None:
         for lane in self.lanes:
-            lane.source = await self._stage.play(lane.name)
+            await self._stage.play(lane.name)
             await self._begin(lane)
 
     async def torment(self, lane: Lane, until: float) -> None:
@@ -74,6 +83,9 @@ class Soak:
             self._restart_session,
             self._delete_output,
             self._end_source,
+            self._pause_source,
+            self._freeze_trickle,
+            self._change_prompts,
         ]
         while time.monotonic() < until:
             await asyncio.sleep(self._random.uniform(*FAULT_EVERY_S))
@@ -126,22 +138,46 @@ class Soak:
         await self._expect_end(lane, "requested")
 
     async def _delete_output(self, lane: Lane, _seconds: float) -> None:
-        if self._stage.trickle.delete_channel(f"{lane.name}-processed"):
+        if await self._stage.delete_channel(f"{lane.name}-processed"):
             lane.faults["output deleted"] += 1
             await self._expect_end(lane, "output_gone")
 
     async def _end_source(self, lane: Lane, seconds: float) -> None:
         lane.faults["source ended"] += 1
-        assert lane.source is not None
-        await lane.source.stop()
+        await self._stage.end_source(lane.name)
         await self._expect_end(lane, "input_ended")
         await asyncio.sleep(seconds / 5)
-        lane.source = await self._stage.play(lane.name)
+        await self._stage.play(lane.name)
+
+    async def _pause_source(self, lane: Lane, seconds: float) -> None:
+        lane.faults["source stopped"] += 1
+        self._stage.signal_source(lane.name, signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        self._stage.signal_source(lane.name, signal.SIGCONT)
+
+    async def _freeze_trickle(self, lane: Lane, seconds: float) -> None:
+        """Of all lanes; of two that do this at once the first to end ends both."""
+        lane.faults["trickle server stopped"] += 1
+        self._stage.signal_trickle(signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        self._stage.signal_trickle(signal.SIGCONT)
+
+    async def _change_prompts(self, lane: Lane, _seconds: float) -> None:
+        """It may be refused, while ComfyStream is away; it may not fail."""
+        lane.faults["prompts changed"] += 1
+        prompts: object = self._random.choice([INVERT, [], [*INVERT]])
+        status, answer = await self._stage.call(
+            "PATCH", f"/session/{lane.session}", json={"prompts": prompts}
+        )
+        if status not in (200, 202, 409, 502, 503, 504):
+            lane.wrong.append(f"a change of prompts is answered {status} {answer}")
+        if not prompts:
+            await self._stage.call("PATCH", f"/session/{lane.session}", json={"prompts": INVERT})
 
     # -- what has to hold -----------------------------------------------------------------------
 
     async def _begin(self, lane: Lane) -> None:
-        lane.session = await self._stage.start(lane.name, lane.server)
+        lane.session = await self._stage.start(lane.name, lane.server, **lane.request)
 
     async def _expect_end(self, lane: Lane, reason: str) -> None:
         """The session ends, for that reason; another takes its place."""
@@ -174,23 +210,31 @@ class Soak:
         )
 
 
+async def sample(samples: list[Holdings], every_s: float) -> None:
+    while True:
+        await asyncio.sleep(every_s)
+        samples.append(Holdings.now())
+
+
 async def run(options: argparse.Namespace) -> int:
     async with stage(options.sessions, quarantine_s=8.0, input_timeout_s=30.0) as found:
         soak = Soak(found, options.seed)
         await soak.start()
         await asyncio.gather(*(soak.recover(lane) for lane in soak.lanes))
-        before = Holdings.now()
+        samples = [Holdings.now()]
         until = time.monotonic() + options.minutes * 60
+        sampling = asyncio.create_task(sample(samples, options.minutes * 60 / SAMPLES))
         results = await asyncio.gather(
             *(soak.torment(lane, until) for lane in soak.lanes), return_exceptions=True
         )
+        sampling.cancel()
         for lane, result in zip(soak.lanes, results, strict=True):
             if isinstance(result, BaseException):
                 if not isinstance(result, Exception | aiohttp.ClientError):
                     raise result
                 lane.wrong.append(f"the test itself failed: {result!r}")
         await asyncio.gather(*(soak.recover(lane) for lane in soak.lanes))
-        after = Holdings.now()
+        samples.append(Holdings.now())
         for lane in soak.lanes:
             print_figures(
                 f"{lane.name}, {options.minutes:g} minutes",
@@ -201,10 +245,10 @@ async def run(options: argparse.Namespace) -> int:
                 ],
             )
         print_figures(
-            "this process, before and after",
+            "this process: before the first fault, on the way, after the last",
             [
-                (name, f"{getattr(before, name)}, {getattr(after, name)}")
-                for name in ("open_files", "threads", "tasks", "memory_mb")
+                (name, ", ".join(str(getattr(sample, name)) for sample in samples))
+                for name in (field.name for field in fields(Holdings))
             ],
         )
         return int(any(lane.wrong for lane in soak.lanes))

@@ -1,12 +1,14 @@
 """Surroundings for long runs: the relay in this process, everything else in processes of its own
 that can be ended and started again.
 
-The relay is in the process that measures, so that its tasks and threads can be counted.
+The relay is in the process that measures, so that its tasks and threads can be counted, and
+nothing else is, so that its memory can.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import os
 import signal
@@ -22,12 +24,11 @@ import aiohttp
 from aiohttp import web
 
 from bench.session_run import free_port
-from bench.trickle_processes import memory_mb, open_files
+from bench.trickle_processes import ServerProcess, memory_mb, open_files, server_process
 from demo.child_process import Child
 from demo.start_session import INVERT
 from relay.config import LogLevel, Settings
 from relay.observe.log import configure_logging
-from relay.trickle.server import TrickleServer
 from trickle_relay_service import create_app
 
 SIZE = 256
@@ -42,6 +43,11 @@ class Holdings:
     threads: int
     tasks: int
     memory_mb: float
+    """Resident: what is used, and what the allocators keep."""
+    heap_mb: float
+    """In use of what C has allocated, codecs and OpenSSL above all; 0 without glibc."""
+    objects: int
+    """Containers of Python's that are alive."""
 
     @classmethod
     def now(cls) -> Holdings:
@@ -51,7 +57,29 @@ class Holdings:
             threading.active_count(),
             len(asyncio.all_tasks()),
             round(memory_mb(os.getpid()), 1),
+            round(_heap_in_use() / 1e6, 1),
+            len(gc.get_objects()),
         )
+
+
+class _MallocInfo(ctypes.Structure):
+    """mallinfo2(3): the sums over all arenas, and the blocks that have a mapping of their own."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks")),
+        ("keepcost", ctypes.c_size_t),
+    ]
+
+
+def _heap_in_use() -> int:
+    try:
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
+    except AttributeError:
+        return 0
+    mallinfo2.restype = _MallocInfo
+    found = mallinfo2()
+    return int(found.uordblks + found.hblkhd)
 
 
 class Server:
@@ -110,24 +138,28 @@ class Stage:
 
     def __init__(
         self,
-        trickle: TrickleServer,
+        trickle: ServerProcess,
         relay_url: str,
         http: aiohttp.ClientSession,
         servers: list[Server],
         directory: Path,
-        exit_stack: AsyncExitStack,
     ) -> None:
-        self.trickle = trickle
         self.servers = servers
+        self._trickle = trickle
         self._relay_url = relay_url
         self._http = http
         self._directory = directory
-        self._exit_stack = exit_stack
+        self._sources: dict[str, Child] = {}
 
     def channel(self, name: str) -> str:
-        return f"{self.trickle.url.rstrip('/')}/{name}"
+        return f"{self._trickle.url.rstrip('/')}/{name}"
 
-    async def play(self, name: str) -> Child:
+    async def delete_channel(self, name: str) -> bool:
+        """As an operator of the trickle server would; False if there is none."""
+        async with self._http.delete(self.channel(name)) as response:
+            return response.status == 200
+
+    async def play(self, name: str) -> None:
         """Start a live source on a channel."""
         source = Child(
             f"source-{name}",
@@ -135,10 +167,24 @@ class Stage:
             *("--size", f"{SIZE}x{SIZE}"),
             log_directory=self._directory,
         )
+        self._sources[name] = source
         await source.start()
-        self._exit_stack.push_async_callback(source.stop)
         await source.event()
-        return source
+
+    async def end_source(self, name: str) -> None:
+        """It closes its channel and is gone."""
+        await self._sources.pop(name).stop()
+
+    def signal_source(self, name: str, number: signal.Signals) -> None:
+        os.kill(self._sources[name].pid, number)
+
+    def signal_trickle(self, number: signal.Signals) -> None:
+        os.kill(self._trickle.pid, number)
+
+    async def aclose(self) -> None:
+        self.signal_trickle(signal.SIGCONT)
+        for name in list(self._sources):
+            await self.end_source(name)
 
     async def call(self, method: str, path: str, **request: Any) -> tuple[int, dict[str, Any]]:
         url = self._relay_url + path
@@ -174,7 +220,7 @@ async def stage(servers: int, **settings: Any) -> AsyncIterator[Stage]:
         enter = exit_stack.enter_async_context
         directory = Path(exit_stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-")))
         http = await enter(aiohttp.ClientSession())
-        trickle = await enter(TrickleServer(host="127.0.0.1", port=0))
+        trickle = await enter(server_process())
         started = [Server(number, directory, http) for number in range(servers)]
         for server in started:
             exit_stack.push_async_callback(server.stop)
@@ -184,4 +230,6 @@ async def stage(servers: int, **settings: Any) -> AsyncIterator[Stage]:
         exit_stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         host, port = runner.addresses[0][:2]
-        yield Stage(trickle, f"http://{host}:{port}", http, started, directory, exit_stack)
+        found = Stage(trickle, f"http://{host}:{port}", http, started, directory)
+        exit_stack.push_async_callback(found.aclose)
+        yield found
