@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-START_TIMEOUT_S = 10.0
+from tests.peers.ports import free_port, until_listening
+
 STOP_TIMEOUT_S = 5.0
 USER, PASSWORD = "relay", "turn-secret"
 
@@ -36,9 +36,7 @@ async def turn_process() -> AsyncIterator[TurnServer]:
     program = shutil.which("turnserver")
     if program is None:
         pytest.skip("coturn is not installed (.ci/run installs it)")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "log"
         process = await asyncio.create_subprocess_exec(
@@ -51,10 +49,7 @@ async def turn_process() -> AsyncIterator[TurnServer]:
             stderr=asyncio.subprocess.DEVNULL,
         )
         try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                while not await _listens(port):
-                    assert process.returncode is None, "coturn ended at once"
-                    await asyncio.sleep(0.02)
+            await until_listening(port, process)
             yield TurnServer(port, log)
         finally:
             if process.returncode is None:
@@ -65,13 +60,3 @@ async def turn_process() -> AsyncIterator[TurnServer]:
             except TimeoutError:
                 process.kill()
                 await process.wait()
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    await writer.wait_closed()
-    return True

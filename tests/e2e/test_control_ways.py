@@ -11,8 +11,8 @@ from demo.live_publisher import publish_live
 from demo.test_pattern import PatternOptions, generate
 from relay.trickle.publisher import TricklePublisher
 from tests.e2e.stack import INVERT, Viewer, in_background, running_stack
-from tests.e2e.test_lifecycle import free_port
 from tests.e2e.test_live_changes import PLAIN, changing, newest
+from tests.peers.ports import free_port
 from tests.standin_process import standin_process
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import socket
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -18,16 +17,10 @@ from demo.live_publisher import publish_live
 from demo.test_pattern import PatternOptions, generate
 from relay.trickle.server import TrickleServer
 from tests.e2e.stack import DEADLINE_S, INVERT, Viewer, in_background, running_stack
+from tests.peers.ports import free_port
 from tests.standin_process import standin_process
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.mark.timeout(60)

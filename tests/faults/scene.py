@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -32,14 +31,6 @@ NOTICE_S = 6.0
 """The same for what has to be noticed within one or two seconds."""
 SHORT_CONSENT = ("--consent-interval", "0.25", "--consent-failures", "3")
 """A stand-in that misses a vanished client after about a second."""
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -16,9 +16,9 @@ from tests.faults.scene import (
     SHORT_CONSENT,
     Scene,
     for_a_while,
-    free_port,
     scene,
 )
+from tests.peers.ports import free_port
 from tests.standin_process import standin_process
 
 pytestmark = pytest.mark.timeout(60)

@@ -20,7 +20,8 @@ from demo.test_pattern import PatternOptions, generate
 from relay.journal import Journal
 from relay.trickle.server import TrickleServer
 from tests.e2e.stack import DEADLINE_S, INVERT, Stack, in_background, running_stack
-from tests.faults.scene import QUICK, SHORT_CONSENT, for_a_while, free_port, scene
+from tests.faults.scene import QUICK, SHORT_CONSENT, for_a_while, scene
+from tests.peers.ports import free_port
 from tests.standin_process import StandIn, standin_process
 
 REPOSITORY = Path(__file__).resolve().parents[2]

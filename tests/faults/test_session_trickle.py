@@ -22,8 +22,9 @@ from relay.trickle.segment_writer import SegmentWriter
 from relay.trickle.server import TrickleServer
 from relay.trickle.server_options import ServerOptions
 from tests.e2e.stack import Stack, Viewer, in_background, running_stack
-from tests.faults.scene import QUICK, Scene, for_a_while, free_port, scene
+from tests.faults.scene import QUICK, Scene, for_a_while, scene
 from tests.peers.cutting_proxy import CuttingProxy
+from tests.peers.ports import free_port
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from fractions import Fraction
 from itertools import pairwise
 from statistics import median
@@ -18,42 +16,13 @@ import pytest
 from demo.live_publisher import publish_live
 from demo.test_pattern import PatternOptions, generate
 from tests.e2e.stack import SeenFrame, Viewer, in_background, running_stack
-from tests.faults.scene import QUICK, free_port
+from tests.faults.scene import QUICK
+from tests.peers.trickle_process import trickle_process
 
 STALL_S = 3.0
 BACK_WITHIN_S = 1.0
 NOISE_S = 0.25
 """Of a machine that runs other tests as well, on the median of a second and a half."""
-
-
-@asynccontextmanager
-async def trickle_process() -> AsyncIterator[tuple[str, int]]:
-    """A trickle server of its own; its address and process."""
-    port = free_port()
-    process = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", "relay.trickle.server", "--port", str(port)],
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with asyncio.timeout(10):
-            while not await _listens(port):  # noqa: ASYNC110 - another process has no event
-                await asyncio.sleep(0.02)
-        yield f"http://127.0.0.1:{port}", process.pid
-    finally:
-        os.kill(process.pid, signal.SIGCONT)
-        process.terminate()
-        await process.wait()
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    await writer.wait_closed()
-    return True
 
 
 def delay_s(frames: list[SeenFrame], start: float, end: float) -> float:
