@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from relay.backoff import FruitlessPacer, RetryBudget
 from relay.log_limit import LimitedLog
+from relay.trickle.errors import UnavailableError
 from relay.trickle.http_client import ChannelClient, HttpFailure
 from relay.trickle.protocol import Reply, ReplyKind
 from relay.trickle.segment_get import SegmentGet
@@ -46,6 +47,8 @@ class SegmentRequests:
         self._pending: SegmentGet | None = None
         self._ahead: SegmentGet | None = None
         self._stop = asyncio.Event()
+        self._silent_since: float | None = None
+        """When the first of the requests was sent that were not answered; None after an answer."""
 
     @property
     def stopping(self) -> bool:
@@ -101,6 +104,7 @@ class SegmentRequests:
 
         Raises:
             any of `HttpFailure`.
+            UnavailableError: the server takes requests, and has answered none for the budget.
         """
         overtaken = False
         while True:
@@ -110,7 +114,9 @@ class SegmentRequests:
             if self.stopping:
                 return None
             if came:
-                return get.reply()
+                reply = get.reply()
+                self._silent_since = None
+                return reply
             if overtaken:
                 self._counts["stalls"] += 1
                 self._log.warning("trickle.subscriber.reply_missing", seq=get.number)
@@ -135,9 +141,13 @@ class SegmentRequests:
         self._log.warning("trickle.subscriber.segment_cut", seq=seq, stalled=stalled)
         budget = RetryBudget(self._options.retry_budget_s)
         while (get := await self._send(seq)) is not None:
+            sent_at = time.monotonic()
             try:
-                if await get.wait(self._options.header_timeout_s) and not self.stopping:
+                if not await get.wait(self._options.header_timeout_s):
+                    self._unanswered(sent_at)
+                elif not self.stopping:
                     reply = get.reply()
+                    self._silent_since = None
                     if reply.kind is ReplyKind.OK and not reply.empty and reply.seq in (None, seq):
                         self.hand_out(get)
                         return get
@@ -180,6 +190,14 @@ class SegmentRequests:
                 await get.aclose()
         self._pending = self._ahead = None
 
+    def _unanswered(self, sent_at: float) -> None:
+        self._silent_since = sent_at if self._silent_since is None else self._silent_since
+
+    def _silence_left_s(self) -> float:
+        """How long the server may go on answering nothing."""
+        since = time.monotonic() if self._silent_since is None else self._silent_since
+        return since + self._options.retry_budget_s - time.monotonic()
+
     async def _send(self, number: int) -> SegmentGet | None:
         await self.sleep(self._pacer.delay(time.monotonic()))
         if self.stopping:
@@ -189,11 +207,24 @@ class SegmentRequests:
         return self._pending
 
     async def _is_overtaken(self, number: int, begun_anew: Callable[[int], bool]) -> bool:
-        """Whether a request that waits for `number` should have been answered by now."""
+        """Whether a request that waits for `number` should have been answered by now.
+
+        Raises:
+            UnavailableError: this question is not answered either, and none was for the budget.
+        """
+        asked_at = time.monotonic()
         try:
-            reply = await self._client.ask_next()
-        except HttpFailure:
+            async with asyncio.timeout(max(self._silence_left_s(), self._options.header_timeout_s)):
+                reply = await self._client.ask_next()
+        except HttpFailure as failure:
+            self._unanswered(asked_at)
+            if self._silence_left_s() <= 0:
+                raise UnavailableError(
+                    f"{self._client.channel.redacted} has answered nothing for "
+                    f"{self._options.retry_budget_s:g} s"
+                ) from failure
             return False
+        self._silent_since = None
         if reply.kind in (ReplyKind.NO_CHANNEL, ReplyKind.CLOSED):
             return True
         edge = reply.latest
