@@ -27,7 +27,7 @@ from relay.comfystream.workflow_check import takes_sound
 from relay.errors import BusyError, ProcessingError
 from relay.fallback import GRACE_S, Fallback
 from relay.live_changes import LiveChanges, NewConnectionWanted
-from relay.media.access_unit import DecodedFrame
+from relay.media.access_unit import AccessUnit, DecodedFrame
 from relay.media.encoder import VideoEncoder
 from relay.processor import ProcessedUnit, SoundExchange
 from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
@@ -324,7 +324,10 @@ class ComfyStreamProcessor:
                 await client.aclose()
             raise
 
-    def _take_processed(self, unit: ProcessedUnit) -> None:
+    def _take_processed(self, unit: AccessUnit) -> None:
+        if unit.hidden:
+            self._fallback.take_hidden(unit)
+            return
         self._text.see_picture(unit.pts)
         self._fallback.take_processed(unit)
 

@@ -114,6 +114,10 @@ class Fallback:
             self.first_processed_at = self._clock()
         self._show(unit)
 
+    def take_hidden(self, unit: AccessUnit) -> None:
+        """A picture came back that answers no frame: it is decoded, and nothing else."""
+        self._show(unit)
+
     def unanswered_s(self) -> float:
         """For how long frames have come now and nothing has come back; 0.0 while none come."""
         now = self._clock()

@@ -20,10 +20,10 @@ from relay import aiortc_internals, pacing
 from relay.codec_executor import CodecExecutor
 from relay.comfystream.control import ControlClient
 from relay.errors import ProcessingError
-from relay.media.access_unit import CLOCK_RATE, DecodedFrame
+from relay.media.access_unit import CLOCK_RATE, AccessUnit, DecodedFrame
 from relay.media.encoder import VideoEncoder
 from relay.pacing import FlightControl
-from relay.processor import ProcessedUnit, SoundExchange
+from relay.processor import SoundExchange
 from relay.queues import MediaQueue
 from relay.tasks import run_beside, to_its_end
 from relay.webrtc_audio import SoundLine
@@ -116,12 +116,13 @@ class WebRTCClient:
         return self._peer.connectionState if self._peer is not None else "new"
 
     async def connect(
-        self, frames: MediaQueue[DecodedFrame], deliver: Callable[[ProcessedUnit], None]
+        self, frames: MediaQueue[DecodedFrame], deliver: Callable[[AccessUnit], None]
     ) -> None:
         """Offer, and return when ICE and DTLS are up. A cancel leaves `aclose` to be called.
 
         Args:
-            deliver: called on the event loop with each processed picture, in order.
+            deliver: called on the event loop with each picture that comes back, in order; see
+                `IncomingVideo`.
 
         Raises:
             ProcessingError: the signalling's, or code `webrtc_failed`, `no_candidates` or

@@ -265,9 +265,9 @@ class IncomingVideo:
     """The incoming track, taken from its receiver undecoded and drained at once.
 
     Args:
-        on_unit: called with each access unit that has its source pts again, in order.
-        on_stray: called with each access unit whose source is not known (server noise, labels
-            that fit nothing), as it came.
+        on_unit: called with each access unit that has its source pts again, in order; and, hidden,
+            with those that stand for no frame of the source (repeats of ours, labels that fit
+            nothing): later pictures refer to them.
     """
 
     def __init__(
@@ -286,6 +286,7 @@ class IncomingVideo:
         self._on_unit = on_unit
         self._clock = clock
         self._receiver: RTCRtpReceiver | None = None
+        self._last_pts = 0
         self._feedback: set[asyncio.Task[None]] = set()
         self._assembler = AccessUnitAssembler(
             self._assembled, self._ask_again, release_on_marker=release_on_marker, clock=clock
@@ -324,6 +325,8 @@ class IncomingVideo:
             self._deliver(hit)
         if not hits:
             self._flight.wake()
+            if self._ledger.identifier.resolved:
+                self._hide(unit)
 
     def _deliver(self, hit: Identified) -> None:
         unit, sent = hit.returned, hit.sent
@@ -331,18 +334,15 @@ class IncomingVideo:
         self._flight.returned(sent.sent_at, unit.arrived_at)
         self._ledger.round_trip.add(unit.arrived_at - sent.sent_at)
         if sent.source_pts is None:
-            return  # a repeat of ours: the picture was output already
-        self._on_unit(
-            AccessUnit(
-                RETURNED_STREAM,
-                unit.data,
-                pts=sent.source_pts,
-                dts=sent.source_pts,
-                keyframe=h264.is_idr(unit.data),
-                damaged=unit.damaged,
-                arrived_at=sent.arrived_at,
-            )
-        )
+            self._hide(unit)  # a repeat of ours: the picture was output already
+            return
+        self._last_pts = sent.source_pts
+        self._on_unit(_access_unit(unit, sent.source_pts, sent.arrived_at))
+
+    def _hide(self, unit: AssembledUnit) -> None:
+        hidden = _access_unit(unit, self._last_pts, unit.arrived_at)
+        hidden.hidden = True
+        self._on_unit(hidden)
 
     def _ask_again(self, sequence_numbers: list[int]) -> None:
         if self._receiver is None:
@@ -352,6 +352,18 @@ class IncomingVideo:
         )
         self._feedback.add(task)
         task.add_done_callback(self._feedback.discard)
+
+
+def _access_unit(unit: AssembledUnit, pts: int, arrived_at: float) -> AccessUnit:
+    return AccessUnit(
+        RETURNED_STREAM,
+        unit.data,
+        pts=pts,
+        dts=pts,
+        keyframe=h264.is_idr(unit.data),
+        damaged=unit.damaged,
+        arrived_at=arrived_at,
+    )
 
 
 def _av_packet(data: bytes, stamp: int) -> av.Packet[Any]:
