@@ -7,6 +7,7 @@ here, in time with the video it belongs to (`output_audio`).
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,11 @@ from relay.stats import RateMeter
 NEW_TIME_LINE = CLOCK_RATE
 """A step back further than a second is the source's (it restarted); a smaller one is a frame
 under a wrong name, and would be out of order on the output."""
+
+SILENCE_S = 10.0
+"""A segment that nothing was added to for so long ends there. Its viewers have all of it, and an
+open one would be the reason why a server sweeps a channel that is not dead: the reference counts
+first bytes of segments only."""
 
 UNDECODABLE_IN_A_ROW = 3
 """One picture that can't be decoded is concealed by the next ones; after so many these refer to
@@ -89,6 +95,8 @@ class Egress:
         self._segment: OutputSegment | None = None
         self._last_pts: int | None = None
         self._last_arrived_at = 0.0
+        self._clock = clock
+        self._written_at = 0.0
 
     async def run(self) -> None:
         """Work until `processed` has ended, then end the segment and its queue.
@@ -98,7 +106,7 @@ class Egress:
         """
         try:
             while True:
-                processed = await self._processed.get()
+                processed = await self._next_unit()
                 shown = self._in_order(processed)
                 if not shown and not isinstance(processed, AccessUnit):
                     continue
@@ -126,6 +134,22 @@ class Egress:
             self._encoder.finish()
         if self._decoder is not None:
             self._decoder.close()
+
+    async def _next_unit(self) -> ProcessedUnit:
+        while True:
+            try:
+                async with asyncio.timeout(SILENCE_S):
+                    return await self._processed.get()
+            except TimeoutError:
+                if self._segment is not None and self._clock() - self._written_at >= SILENCE_S:
+                    self._end_segment()
+
+    def _end_segment(self) -> None:
+        assert self._segment is not None
+        assert self._encoder is not None
+        self._segment.finish()
+        self._segment = None
+        self._encoder.end_segment()
 
     def _in_order(self, unit: ProcessedUnit) -> bool:
         """Whether the unit is to be shown: its time is past the last one's, or on another time line
@@ -207,6 +231,7 @@ class Egress:
             self._segment = OutputSegment()
             self._segments.put_nowait(self._segment)
         self._segment.append(chunk)
+        self._written_at = self._clock()
 
     def status(self) -> dict[str, Any]:
         """The encoder's part of the session status."""

@@ -31,7 +31,7 @@ from relay.journal import Journal
 from relay.media.access_unit import DecodedFrame, ElementaryStream
 from relay.media.encoder import VideoEncoder, default_bit_rate
 from relay.media.frame_limit import FrameLimit
-from relay.media.muxer import CLOCK_LEAD_S
+from relay.media.muxer import CLOCK_LEAD_S, NULL_PACKET
 from relay.media.segment_encoder import TrickleSegmentEncoder
 from relay.media.stream_decoder import TrickleStreamDecoder
 from relay.no_output import NoOutput
@@ -58,6 +58,9 @@ from relay.webrtc_ice import IceOptions
 UPLINK_BIT_RATE = 1.5
 """Towards ComfyStream, as a factor on what the output gets by default."""
 UPLINK_FPS = 30.0
+KEEPALIVE_S = 60.0
+"""An output without pictures, because its input pauses or has not begun, gets a null packet as
+often: servers sweep channels without new segments, the reference after 5 min."""
 PROCESSED_CLOCK_LEAD_S = 1.0
 """Processed sound lies so far behind its picture in the output at most, for a player that goes by
 the clock reference: 0.6 to 0.7 s where ComfyStream returns half a second at a time. No more is
@@ -404,6 +407,8 @@ def _publisher(config: SessionConfig, resources: PipelineResources) -> TricklePu
         options=PublisherOptions(
             create=CreatePolicy.NEVER if config.channels_given else CreatePolicy.IF_MISSING,
             close_timeout_s=resources.settings.stop_timeout_s * 0.75,
+            keepalive_payload=NULL_PACKET,
+            keepalive_interval_s=KEEPALIVE_S,
         ),
     )
 

@@ -12,7 +12,7 @@ from typing import Final
 from relay.media import h264, hevc
 from relay.media.access_unit import CLOCK_RATE, PTS_MODULUS, AccessUnit, ElementaryStream, MediaKind
 from relay.media.pes import PACKET_BYTES
-from relay.media.psi import PAT_PID, build_pat, build_pmt
+from relay.media.psi import NULL_PID, PAT_PID, build_pat, build_pmt
 
 PMT_PID: Final = 0x1000
 VIDEO_PID: Final = 0x100
@@ -37,6 +37,8 @@ _VIDEO_STREAM_ID, _AUDIO_STREAM_ID, _PRIVATE_STREAM_1 = 0xE0, 0xC0, 0xBD
 
 _PAYLOAD = PACKET_BYTES - 4
 _STUFFING = b"\xff" * PACKET_BYTES
+NULL_PACKET: Final = bytes((0x47, NULL_PID >> 8, NULL_PID & 0xFF, 0x10)) + _STUFFING[:_PAYLOAD]
+"""Says nothing, to everybody (2.4.1)."""
 
 
 class TsMuxer:

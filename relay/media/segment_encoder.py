@@ -109,6 +109,11 @@ class TrickleSegmentEncoder:
         """Mux an audio unit here and now, untouched; give it in time with the pictures."""
         return self._muxer.add(unit)
 
+    def end_segment(self) -> None:
+        """Nothing comes for a while: the segment is over as it is, and what comes next begins
+        another, a picture as an IDR. Not while `encode_picture` runs."""
+        self._muxer.end_segment()
+
     def finish(self) -> list[SegmentChunk]:
         """Free the encoder. Nothing is ever held back, so nothing comes out. Idempotent."""
         self._finished = True

@@ -93,11 +93,17 @@ class SegmentMuxer:
         self._video_in_segment = False
         self._audio_alone = 0
         self._last_audio_pts: int | None = None
+        self._ended = False
 
     def needs_keyframe(self, time: int) -> bool:
         """Whether the video unit at `time` (dts in ticks) should be a keyframe to begin a
         segment with."""
         return not self._video_in_segment or self._clock.due(time)
+
+    def end_segment(self) -> None:
+        """The segment is over as it is: what comes next begins another."""
+        self._ended = True
+        self._video_in_segment = False
 
     def add(self, unit: AccessUnit, *, cut: bool = False) -> list[SegmentChunk]:
         """Mux one unit.
@@ -124,14 +130,15 @@ class SegmentMuxer:
 
     def _add_audio(self, unit: AccessUnit) -> list[SegmentChunk]:
         if self._muxer.video is None:
-            starts = self._clock.due(unit.pts)
+            starts = self._ended or self._clock.due(unit.pts)
             self._clock.advance(unit.pts, starts_segment=starts)
             return [self._chunk(unit, starts)]
         if self._last_audio_pts is not None:
             step = unit.pts - self._last_audio_pts
             self._audio_alone += min(max(0, step), _MAX_AUDIO_STEP)
         self._last_audio_pts = unit.pts
-        starts = self.segments == 0 or self._audio_alone >= 2 * self._target
+        enough = self._audio_alone >= 2 * self._target
+        starts = self.segments == 0 or self._ended or enough
         if starts:
             self._audio_alone = 0
             self._video_in_segment = False
@@ -141,6 +148,7 @@ class SegmentMuxer:
         tables = b""
         if starts:
             self.segments += 1
+            self._ended = False
             self._muxer.adopt(unit.stream)
             tables = self._muxer.begin_segment()
         data = tables + self._muxer.mux(unit)

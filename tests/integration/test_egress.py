@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
 from demo import barcode
 from relay.codec_executor import CodecExecutor
 from relay.egress import Egress
@@ -108,3 +112,42 @@ async def test_a_late_picture_is_no_new_time_line() -> None:
     )
     assert shown(chunks) == [(900_000, 0), (90_000, 2)]
     assert egress.out_of_order == 1
+
+
+async def test_a_segment_ends_where_nothing_comes_and_the_next_begins_with_a_keyframe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a silence the open segment is finished, and a picture that would have belonged to it
+    begins another, with tables and an IDR of its own."""
+    monkeypatch.setattr("relay.egress.SILENCE_S", 0.05)
+    processed: MediaQueue[ProcessedUnit] = MediaQueue("processed_frames", 100)
+    segments: MediaQueue[OutputSegment] = MediaQueue("output_segments", 50)
+    codecs = CodecExecutor(1)
+    egress = Egress(
+        processed,
+        segments,
+        codecs,
+        lambda _video, _audio: TrickleSegmentEncoder(SIZE, SIZE),
+        lambda: True,
+        lambda: None,
+    )
+    running = asyncio.create_task(egress.run())
+    try:
+        async with asyncio.timeout(10):
+            processed.put_nowait(picture(0))
+            processed.put_nowait(picture(1))
+            first = await segments.get()
+            await first.chunks.wait_closed()
+            processed.put_nowait(picture(2))
+            processed.put_nowait(picture(3))
+            second = await segments.get()
+            await second.chunks.wait_closed()
+            processed.close()
+            await running
+    finally:
+        egress.close()
+        codecs.close()
+    assert len(first.chunks) == len(second.chunks) == 2
+    alone = [second.chunks.get_nowait() for _ in range(2)]
+    assert [chunk.starts_segment for chunk in alone] == [True, False]
+    assert [number for _, number in shown(alone)] == [2, 3]
