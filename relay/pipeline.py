@@ -328,6 +328,7 @@ class Pipeline:
             "fps_out": round(self._publish.frames.rate, 1),
             "delay_ms": self._publish.delay.percentiles_ms(),
             "frames_dropped": self.dropped(),
+            "queue_capacities": {queue.name: queue.capacity for queue in self._queues()},
             "audio": self._sound.status(),
             "viewers": self.viewing.status(),
             "input": self._ingest.status(),

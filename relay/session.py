@@ -37,7 +37,8 @@ log = structlog.get_logger(__name__)
 _OVERVIEW = (
     *("session_id", "status", "health", "diagnosis", "input_stream_url", "output_stream_url"),
     *("comfystream_url", "width", "height", "created_at", "ended_at", "mode", "paused"),
-    *("queue_sizes", "frames_dropped", "fps_in", "fps_out", "delay_ms", "webrtc_state"),
+    *("queue_sizes", "queue_capacities", "frames_dropped"),
+    *("fps_in", "fps_out", "delay_ms", "webrtc_state"),
     *("processing", "input", "output", "end_reason", "error", "error_code"),
 )
 """Fields of the status that `Session.overview` has too."""

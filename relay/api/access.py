@@ -9,6 +9,7 @@ import time
 from aiohttp import web
 
 from relay.api.keys import SETTINGS, Handler
+from relay.api.page_routes import is_open
 from relay.api.rate_limit import RateLimit
 from relay.errors import RequestError
 
@@ -38,7 +39,8 @@ async def request_limit(request: web.Request, handler: Handler) -> web.StreamRes
 async def token_guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuses whoever does not bring the token, on whatever path there is or is not."""
     token = request.app[SETTINGS].api_token
-    if token is not None and request.path not in OPEN_PATHS and not _is_preflight(request):
+    open_to_all = request.path in OPEN_PATHS or is_open(request) or _is_preflight(request)
+    if token is not None and not open_to_all:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         # Compared as bytes and in constant time: a header may hold anything.
         same = secrets.compare_digest(

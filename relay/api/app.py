@@ -12,6 +12,7 @@ from relay.api import (
     live_routes,
     livepeer_routes,
     operator_routes,
+    page_routes,
     preview_routes,
     session_routes,
     text_routes,
@@ -59,6 +60,7 @@ def build_app(settings: Settings, sessions: SessionService) -> web.Application:
     app.add_routes(preview_routes.routes)
     app.add_routes(event_routes.routes)
     app.add_routes(operator_routes.routes)
+    app.add_routes(page_routes.routes)
     livepeer_routes.add_routes(app.router)
     app.router.add_get("/openapi.json", describe_api)
     app.on_response_prepare.append(add_request_id)

@@ -13,6 +13,7 @@ from relay.api.answers import Health, Ready, ServerList, Version
 from relay.api.describe import Operation, describes
 from relay.api.errors import json_answer
 from relay.api.keys import SESSIONS, SETTINGS
+from relay.api.page_routes import INDEX, send_file, wants_page
 from relay.stream_events import PIPELINE
 
 routes = web.RouteTableDef()
@@ -86,7 +87,10 @@ async def show_version(request: web.Request) -> web.StreamResponse:
 @routes.get("/")
 @describes(Operation(content_type="text/html"))
 async def page(request: web.Request) -> web.StreamResponse:
-    """A plain page that lists the sessions."""
+    """The operator's page for browsers (`Accept: text/html`); for others a plain list of the
+    sessions."""
+    if wants_page(request):
+        return send_file(request, INDEX)
     rows = []
     for session in request.app[SESSIONS].list():
         summary = session.summary()
@@ -103,7 +107,11 @@ async def page(request: web.Request) -> web.StreamResponse:
     return web.Response(
         text=_PAGE.format(version=escape(__version__), sessions=table),
         content_type="text/html",
-        headers={"Content-Security-Policy": "default-src 'none'", "Cache-Control": "no-store"},
+        headers={
+            "Content-Security-Policy": "default-src 'none'",
+            "Cache-Control": "no-store",
+            "Vary": "Accept",
+        },
     )
 
 
