@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import structlog
@@ -31,6 +31,7 @@ from relay.media.access_unit import AccessUnit, DecodedFrame
 from relay.media.encoder import VideoEncoder
 from relay.processor import ProcessedUnit, SoundExchange
 from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
+from relay.server_move import OtherServers, ServerMove
 from relay.session_config import SessionConfig
 from relay.session_health import LATE_S
 from relay.tasks import cancel_and_wait, run_beside
@@ -39,6 +40,8 @@ from relay.webrtc_client import WebRTCClient, WebRTCOptions
 from relay.workflow_watch import WorkflowWatch
 
 log = structlog.get_logger(__name__)
+
+Waited = TypeVar("Waited")
 
 UNANSWERED_S = 12.0
 """Above every other limit: the first picture of a connection may take 10 s."""
@@ -83,7 +86,8 @@ class ComfyStreamProcessor:
 
     Args:
         on_change: called on the event loop when `link_state` has changed.
-        acquire_lease: takes a lease for a session that gets prompts later; raises RequestError.
+        acquire_lease: takes a lease on the server of that address; raises RequestError.
+        other_servers: where the session may go when its server fails; None stays.
         on_config: called on the event loop with each new configuration in force.
         text: takes the text that ComfyStream sends.
         sound: what sends sound along and takes what returns; None for pictures only.
@@ -100,7 +104,8 @@ class ComfyStreamProcessor:
         lease: ServerLease | None,
         on_change: Callable[[], None],
         *,
-        acquire_lease: Callable[[], ServerLease],
+        acquire_lease: Callable[[str], ServerLease],
+        other_servers: OtherServers | None = None,
         on_config: Callable[[SessionConfig], None] = lambda _: None,
         text: TextOutput | None = None,
         sound: SoundExchange | None = None,
@@ -117,6 +122,9 @@ class ComfyStreamProcessor:
             self._config_changed,
             update_timeout_s=policy.update_timeout_s,
         )
+        self._move = ServerMove(other_servers, self.changes)
+        self._answered = 0
+        """Processed pictures up to the last failure."""
         self._on_config = on_config
         self._text = text if text is not None else TextOutput(None)
         self._options = options
@@ -172,6 +180,9 @@ class ComfyStreamProcessor:
                         continue
                     if self._remaining_s() <= 0:
                         raise
+                    if await _discarding(frames, self._move_from(error)):
+                        waits = self._backoff()
+                        continue
                 if time.monotonic() - began_at > self._policy.steady_after_s:
                     waits = self._backoff()
                 await _discarding(frames, asyncio.sleep(min(next(waits), self._remaining_s())))
@@ -242,6 +253,7 @@ class ComfyStreamProcessor:
             "link": self.link_state.value,
             "attempts": self.attempts,
             "reconnects": self.reconnects,
+            "moves": self._move.moves,
             "error": problem.message if problem else None,
             "error_code": problem.code if problem else None,
             "fallback": fallback.mode.value,
@@ -293,7 +305,7 @@ class ComfyStreamProcessor:
             async with self._limited():
                 self.changes.adopt()
                 while (lease := self._lease) is not None:
-                    await _discarding(frames, lease.wait_until_safe())
+                    await _discarding(frames, lease.wait_until_safe(self._move.would_help))
                     self.changes.adopt()
                     if lease is self._lease:
                         break
@@ -312,6 +324,18 @@ class ComfyStreamProcessor:
             if lease is not None:
                 lease.leave()
                 await lease.confirm_left()
+
+    async def _move_from(self, error: ProcessingError) -> bool:
+        """Whether the next attempt goes to another server."""
+        before, self._answered = self._answered, self._fallback.frames_processed
+        try:
+            url = await self._move.choose(error, answered=self._answered > before)
+        except ProcessingError as problem:
+            self.last_error = problem
+            return False
+        self.last_error = None  # no fault of the next one's
+        self.changes.move_to(url)
+        return True
 
     async def _connect(self, client: WebRTCClient, frames: MediaQueue[DecodedFrame]) -> None:
         """Connect, or leave nothing behind, or leave it to the lease."""
@@ -462,7 +486,9 @@ async def _result_of(future: asyncio.Future[None]) -> None:
     await asyncio.shield(future)
 
 
-async def _discarding(frames: MediaQueue[DecodedFrame], waiting_for: Any) -> None:
+async def _discarding(
+    frames: MediaQueue[DecodedFrame], waiting_for: Coroutine[Any, Any, Waited]
+) -> Waited:
     """Await `waiting_for` while letting go of every frame that comes; frames that wait are kept.
 
     Raises:
@@ -479,4 +505,4 @@ async def _discarding(frames: MediaQueue[DecodedFrame], waiting_for: Any) -> Non
             await frames.get()
             frames.dropped["not_connected"] += 1
 
-    await run_beside(waiting_for, discard())
+    return await run_beside(waiting_for, discard())

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -46,7 +47,7 @@ class LiveChanges:
     Args:
         config: what the session was started with.
         lease: its lease on the server, if it has prompts.
-        acquire: takes a lease, for a session that gets prompts later; raises RequestError.
+        acquire: takes a lease on the server of that address; raises RequestError.
         on_config: called on the event loop with each new configuration in force.
         update_timeout_s: how long ComfyStream may take to confirm new prompts.
     """
@@ -55,7 +56,7 @@ class LiveChanges:
         self,
         config: SessionConfig,
         lease: ServerLease | None,
-        acquire: Callable[[], ServerLease],
+        acquire: Callable[[str], ServerLease],
         on_config: Callable[[SessionConfig], None],
         *,
         update_timeout_s: float,
@@ -104,6 +105,15 @@ class LiveChanges:
         self._fail_unproven(_update_failed(error))
         self._put_in_force(self._proven)
         return True
+
+    def move_to(self, url: str) -> None:
+        """No connection stands: the next one is made to another server, which nobody has leased."""
+        if self.lease is not None:
+            lease = self._acquire(url)
+            self.lease.release()
+            self.lease = lease
+        self._proven = replace(self._proven, comfystream_url=url)
+        self._put_in_force(replace(self.config, comfystream_url=url))
 
     def close(self) -> None:
         """The session ends: whoever waits is told, and the lease given back. Idempotent."""
@@ -237,7 +247,7 @@ class LiveChanges:
 
     def _take_lease(self, wanted: SessionConfig) -> None:
         if wanted.prompts and self.lease is None:
-            self.lease = self._acquire()
+            self.lease = self._acquire(wanted.comfystream_url)
 
     def _put_in_force(self, config: SessionConfig) -> None:
         if config != self.config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -89,20 +90,30 @@ class ServerChoice:
                 config = replace(config, comfystream_url=self._settings.comfystream_url)
             else:
                 server = await self._pool.choose(prompts=bool(config.prompts))
-                config = replace(config, comfystream_url=server.url)
+                config = replace(config, comfystream_url=server.url, pooled=True)
         if config.prompts and self._leases.holder(config.comfystream_url) == WARM_UP:
             raise _warming_up()
         return config
 
+    def any_free(self, *, prompts: bool, without: Collection[str]) -> bool:
+        """See `OtherServers`."""
+        return self._pool is not None and self._pool.any_free(prompts=prompts, without=without)
+
+    async def choose(self, *, prompts: bool, without: Collection[str]) -> str:
+        """See `OtherServers`."""
+        if self._pool is None:
+            raise BusyError("there is no pool of ComfyStream servers", code="no_server_free")
+        return (await self._pool.choose(prompts=prompts, without=without)).url
+
     def note_use(self, url: str, session_id: str) -> None:
-        """A session uses the server."""
+        """A session uses the server, and no other any more."""
         if self._pool is not None:
             self._pool.given(url, session_id)
 
-    def note_end(self, url: str, session_id: str) -> None:
+    def note_end(self, session_id: str) -> None:
         """It does so no longer."""
         if self._pool is not None:
-            self._pool.returned(url, session_id)
+            self._pool.returned(session_id)
 
     def note_failure(self, url: str, error: ProcessingError) -> None:
         """It could not be used."""

@@ -21,6 +21,7 @@ from relay.observe.event_hub import EventKind
 from relay.observe.session_watch import SessionWatch
 from relay.pipeline import Pipeline, PipelineResources
 from relay.redaction import mask_credentials
+from relay.server_move import OtherServers
 from relay.session_change import ChangeResult, RequestedChange
 from relay.session_config import SessionConfig
 from relay.session_figures import SessionFigures
@@ -52,10 +53,16 @@ class Session:
 
     Args:
         session_id: of a session that is taken up again; None makes a new one.
+        other_servers: where it may go when its ComfyStream server fails; None stays.
     """
 
     def __init__(
-        self, config: SessionConfig, resources: PipelineResources, session_id: str | None = None
+        self,
+        config: SessionConfig,
+        resources: PipelineResources,
+        session_id: str | None = None,
+        *,
+        other_servers: OtherServers | None = None,
     ) -> None:
         self.session_id = session_id or str(uuid.uuid4())
         lease = (
@@ -97,7 +104,8 @@ class Session:
             resources.make_uplink_encoder,
             lease,
             on_change=self._follow_link,
-            acquire_lease=lambda: resources.leases.acquire(config.comfystream_url, self.session_id),
+            acquire_lease=lambda url: resources.leases.acquire(url, self.session_id),
+            other_servers=other_servers,
             on_config=self._follow_config,
             text=self.text,
             sound=server_sound,

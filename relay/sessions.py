@@ -138,7 +138,9 @@ class SessionManager:
                     code="output_in_use",
                     http_status=409,
                 )
-        session = Session(config, resources, session_id)
+        session = Session(
+            config, resources, session_id, other_servers=self._servers if config.pooled else None
+        )
         self._journal.began(session.session_id, config)
         self._sessions[session.session_id] = session
         self._servers.note_use(config.comfystream_url, session.session_id)
@@ -248,8 +250,10 @@ class SessionManager:
         assert self._servers is not None
         url = session.config.comfystream_url
         if session.state.final:
-            self._servers.note_end(url, session.session_id)
-        elif session.problem is not None:
+            self._servers.note_end(session.session_id)
+            return
+        self._servers.note_use(url, session.session_id)
+        if session.problem is not None:
             self._servers.note_failure(url, session.problem)
 
     def _require_ready(self) -> PipelineResources:

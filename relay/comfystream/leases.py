@@ -178,11 +178,14 @@ class ServerLease:
         self._record = record
         self._released = False
 
-    async def wait_until_safe(self) -> None:
+    async def wait_until_safe(self, rather_not: Callable[[], bool] = lambda: False) -> None:
         """Return when an offer with prompts can't hang the server. A cancel leaves nothing behind.
 
+        Args:
+            rather_not: whether the caller, when there is something to wait for, would do without.
+
         Raises:
-            ProcessingError: `comfystream_unreachable`.
+            ProcessingError: `comfystream_unreachable`; what there is to wait for.
         """
         leases, record = self._leases, self._record
         rules = leases.rules
@@ -197,6 +200,8 @@ class ServerLease:
                 verdict = record.judge(probe.answer, leases.clock(), rules)
                 if verdict.wait_s <= 0:
                     return
+                if verdict.reason is not None and rather_not():
+                    raise verdict.reason
                 self._wait_for(verdict.reason)
                 await asyncio.sleep(verdict.wait_s)
         finally:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,16 +115,31 @@ class ServerPool:
             reasons[server.url] = reason
         return self._nobody_free(reasons)
 
-    async def choose(self, *, prompts: bool) -> PooledServer:
+    def any_free(self, *, prompts: bool, without: Collection[str] = ()) -> bool:
+        """Whether `choose` would find one, by the last answers."""
+        left = _keys(without)
+        return any(
+            self._why_not(server, prompts) is None
+            for server in self.servers
+            if server.key not in left
+        )
+
+    async def choose(self, *, prompts: bool, without: Collection[str] = ()) -> PooledServer:
         """A server for a session. With prompts it is the caller's until the event loop runs
         others: take its lease at once.
+
+        Args:
+            without: addresses of servers that will not do.
 
         Raises:
             BusyError: 503 `no_server_free`, with the reason of each server in `servers` and
                 when to ask again.
         """
         async with self._choosing:
-            reasons: dict[str, str] = {}
+            left = _keys(without)
+            reasons = {
+                s.url: "was of no use to this session" for s in self.servers if s.key in left
+            }
             for server in await self._ask_candidates(prompts, reasons):
                 # Looked at again: others may have taken it while the next ones were asked.
                 reason = self._why_not(server, prompts)
@@ -149,13 +164,14 @@ class ServerPool:
         return candidates
 
     def given(self, url: str, session_id: str) -> None:
-        """A session uses a server, one of the pool or not."""
+        """A session uses a server, one of the pool or not, and no other any more."""
+        self.returned(session_id)
         if (server := self._find(url)) is not None:
             server.sessions.add(session_id)
 
-    def returned(self, url: str, session_id: str) -> None:
-        """It does so no longer."""
-        if (server := self._find(url)) is not None:
+    def returned(self, session_id: str) -> None:
+        """It uses none any more."""
+        for server in self.servers:
             server.sessions.discard(session_id)
 
     def failed(self, url: str, error: ProcessingError) -> None:
@@ -191,6 +207,8 @@ class ServerPool:
         """Those worth asking, best first."""
         found = []
         for server in self.servers:
+            if server.url in reasons:
+                continue
             reason = self._why_not(server, prompts, asked=False)
             if reason is None:
                 found.append(server)
@@ -279,6 +297,10 @@ class ServerPool:
             due = [server for server in self.servers if server.cool_until <= now]
             await asyncio.gather(*(self._ask(server) for server in due))
             await asyncio.sleep(self._check_interval_s)
+
+
+def _keys(urls: Collection[str]) -> frozenset[str]:
+    return frozenset(map(server_key, urls))
 
 
 _FAULTS = frozenset(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -185,11 +185,19 @@ def assert_every_frame_once_with_its_time(
 
 @asynccontextmanager
 async def running_stack(
-    *standin_arguments: str, trickle_options: ServerOptions | None = None, **settings: Any
+    *standin_arguments: str,
+    trickle_options: ServerOptions | None = None,
+    comfystream: StandIn | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Stack]:
-    """Trickle server and relay in this process, the stand-in in its own."""
+    """Trickle server and relay in this process, the stand-in in its own.
+
+    Args:
+        comfystream: one that runs already; None starts one.
+    """
     async with TrickleServer(host="127.0.0.1", port=0, options=trickle_options) as trickle:
-        async with standin_process(*standin_arguments) as comfystream:
+        running = nullcontext(comfystream) if comfystream else standin_process(*standin_arguments)
+        async with running as comfystream:
             settings.setdefault("comfystream_url", comfystream.url)
             app = create_app(Settings(**{"segment_seconds": 0.5, **settings}))
             runner = web.AppRunner(app, access_log=None)

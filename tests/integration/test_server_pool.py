@@ -127,8 +127,22 @@ async def test_sessions_without_prompts_share(pools: Pool) -> None:
     pool.given(pools.second.url, "session-8")
     pool.given(pools.second.url, "session-9")
     assert (await pool.choose(prompts=False)).url == pools.first.url
-    pool.returned(pools.second.url, "session-8")
+    pool.returned("session-8")
     assert pool.status()[1]["sessions"] == ["session-9"]
+
+
+async def test_a_session_that_leaves_a_server_is_given_another(pools: Pool) -> None:
+    """Not the one that it left, under whatever address; and it is counted with one only."""
+    pool = pools.of(pools.first.url, pools.second.url)
+    pool.given(pools.first.url, "session-7")
+    assert not pool.any_free(prompts=True)
+    left = {f"{pools.first.url}/live"}
+    assert (await pool.choose(prompts=True, without=left)).url == pools.second.url
+    assert pool.any_free(prompts=True, without=left)
+    pool.given(pools.second.url, "session-7")
+    assert [entry["sessions"] for entry in pool.status()] == [[], ["session-7"]]
+    with pytest.raises(BusyError, match="of no use to this session"):
+        await pool.choose(prompts=True, without=[pools.first.url, pools.second.url])
 
 
 async def test_a_server_that_failed_a_session_cools_down(pools: Pool) -> None:
