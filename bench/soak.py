@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import random
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -214,6 +215,7 @@ async def sample(samples: list[Holdings], every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
         samples.append(Holdings.now())
+        print(f"{len(samples) - 1} of {SAMPLES}: {samples[-1]}", file=sys.stderr, flush=True)
 
 
 async def run(options: argparse.Namespace) -> int:
