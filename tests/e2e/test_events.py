@@ -17,7 +17,8 @@ from demo.test_pattern import PatternOptions, generate
 from relay.trickle.server import TrickleServer
 from tests.e2e.relay_process import relay_process
 from tests.e2e.stack import Stack, in_background, running_stack
-from tests.faults.scene import free_port, scene
+from tests.faults.scene import scene
+from tests.peers.ports import free_port
 from tests.standin_process import standin_process
 
 OPTIONS = PatternOptions(frames=1800, plain=True, audio=False)

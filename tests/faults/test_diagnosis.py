@@ -16,7 +16,8 @@ from demo.test_pattern import PatternOptions, generate
 from relay.trickle.server import TrickleServer
 from relay.trickle.server_options import ServerOptions
 from tests.e2e.stack import INVERT, in_background, running_stack
-from tests.faults.scene import QUICK, Scene, free_port, scene
+from tests.faults.scene import QUICK, Scene, scene
+from tests.peers.ports import free_port
 
 pytestmark = pytest.mark.timeout(60)
 
