@@ -452,6 +452,11 @@ class ComfyStreamProcessor:
             loading.cancel()
         if self._lease is not None:
             self._lease.answered()
+        if self._options.candidates is not None:
+            url = self._config.comfystream_url
+            answer = await self._options.candidates.admitted(
+                answer, offer=offer_sdp, server_url=url
+            )
         return answer
 
     def _note_failed_offer(self, error: ProcessingError) -> None:

@@ -33,6 +33,7 @@ PROTECTED: tuple[IpNetwork, ...] = tuple(
 )
 """Where machines keep what is for themselves alone; a rule has to name them to open them."""
 
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052, section 2.1
 _NAME = re.compile(r"(\*\.)?[^\s:/@\[\]*?#%]{1,253}")
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
@@ -90,8 +91,10 @@ class HostRule:
         return self.name in ("*", name)
 
     def covers_address(self, address: IpAddress, port: int) -> bool:
-        if self.port not in (None, port):
-            return False
+        return self.port in (None, port) and self.holds(address)
+
+    def holds(self, address: IpAddress) -> bool:
+        """As `covers_address`, on whatever port."""
         if self.network is None:
             return self.name == "*"
         return address.version == self.network.version and address in self.network
@@ -121,6 +124,11 @@ class HostRules:
         if rules:
             rules += [_rule_of(url) for url in own]
         self._rules = tuple(rules or [HostRule(name="*"), *map(_rule_of, own)])
+        self._own = {(URL(url).host, URL(url).port) for url in own}
+
+    def is_own(self, url: str | URL) -> bool:
+        """Whether the operator named this server."""
+        return (URL(url).host, URL(url).port) in self._own
 
     def check_url(self, url: str | URL) -> bool:
         """Refuse an address whose host can't be one that is allowed.
@@ -147,14 +155,26 @@ class HostRules:
 
     def allows_address(self, host: str, address: IpAddress, port: int) -> bool:
         """Whether to connect to `address`, which is what `host` stands for."""
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        every = (address, *_embedded(address))
-        if any(a.version == p.version and a in p for a in every for p in PROTECTED):
-            return any(r.opens_protected and r.covers_address(address, port) for r in self._rules)
+        every = _meant(address)
+        if _is_protected(every):
+            return any(r.opens_protected and r.covers_address(every[0], port) for r in self._rules)
         return self._allows_name(host, port) or any(
             all(rule.covers_address(a, port) for a in every) for rule in self._rules
         )
+
+    def allows_media(self, address: IpAddress, *, of_server: bool) -> bool:
+        """Whether to send media to `address`, which a server's WebRTC answer names. Media's ports
+        are new each time, so rules for one port count for all.
+
+        Args:
+            of_server: it is the address of the server itself, or that server is the operator's.
+        """
+        every = _meant(address)
+        if any(a.is_multicast or a.is_unspecified or a == _BROADCAST for a in every):
+            return False
+        if _is_protected(every):
+            return any(r.opens_protected and r.holds(every[0]) for r in self._rules)
+        return of_server or any(all(rule.holds(a) for a in every) for rule in self._rules)
 
     def _allows_name(self, host: str, port: int) -> bool:
         if _address(host) is not None:
@@ -202,6 +222,17 @@ def _embedded(address: IpAddress) -> list[IpAddress]:
     if address in _NAT64:
         found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     return found
+
+
+def _meant(address: IpAddress) -> list[IpAddress]:
+    """An address, plain, and those that it leads to."""
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return [address, *_embedded(address)]
+
+
+def _is_protected(addresses: Iterable[IpAddress]) -> bool:
+    return any(a.version == p.version and a in p for a in addresses for p in PROTECTED)
 
 
 def _rule_of(url: str) -> HostRule:

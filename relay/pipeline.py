@@ -16,6 +16,7 @@ from typing import Any
 
 import aiohttp
 
+from relay.answer_candidates import AnswerCandidates
 from relay.blank_source import BlankSource
 from relay.codec_executor import CodecExecutor
 from relay.comfystream.leases import ServerLeases
@@ -73,10 +74,15 @@ class PipelineResources:
     Args:
         http: for trickle and signalling; without a connection limit or a total timeout.
         events: takes what happens to the sessions; None makes one.
+        candidates: what of a server's answer is admitted; None admits all.
     """
 
     def __init__(
-        self, settings: Settings, http: aiohttp.ClientSession, events: EventHub | None = None
+        self,
+        settings: Settings,
+        http: aiohttp.ClientSession,
+        events: EventHub | None = None,
+        candidates: AnswerCandidates | None = None,
     ) -> None:
         self.settings = settings
         self.http = http
@@ -87,6 +93,7 @@ class PipelineResources:
             media_timeout_s=settings.media_timeout_s,
             announce_next_frame=settings.early_delimiter,
             release_on_marker=settings.marker_release,
+            candidates=candidates,
         )
         self.reconnect_policy = ReconnectPolicy(
             offer_timeout_s=settings.offer_timeout_s,

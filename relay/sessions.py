@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from relay import aiortc_internals
+from relay.answer_candidates import AnswerCandidates
 from relay.config import Settings, host_rules
 from relay.config_values import parse_ports
 from relay.errors import BusyError, RelayError, RequestError
@@ -69,7 +70,9 @@ class SessionManager:
             tls_ca_file=self._settings.tls_ca_file,
             tls_insecure=self._settings.tls_insecure,
         )
-        self._resources = resources = PipelineResources(self._settings, http, self.events)
+        self._resources = resources = PipelineResources(
+            self._settings, http, self.events, AnswerCandidates(self._resolver)
+        )
         self._servers = ServerChoice(self._settings, resources.leases, http)
         self._servers.start()
         self._watcher.start()

@@ -17,6 +17,7 @@ import structlog
 from aiortc import RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 
 from relay import aiortc_internals, pacing
+from relay.answer_candidates import AnswerCandidates
 from relay.codec_executor import CodecExecutor
 from relay.comfystream.control import ControlClient
 from relay.errors import ProcessingError
@@ -56,6 +57,8 @@ class WebRTCOptions:
     ice: IceOptions = field(default_factory=IceOptions)
     media_timeout_s: float = 2.0
     """A connection that returns nothing for this long while frames are under way is dead."""
+    candidates: AnswerCandidates | None = None
+    """What of a server's answer is admitted; None admits all."""
     bit_rate: int = 2_000_000
     """What we ask the server's encoder for, bits per second."""
     announce_next_frame: bool = True

@@ -4,14 +4,18 @@ server takes connections and says nothing."""
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import aiohttp
 import pytest
+from aiohttp import web
 
 from tests.faults.scene import FPS, FREEZE_S, NOTICE_S, for_a_while, scene
 from tests.peers.lossy_udp import lossy_udp
+from tests.standin_process import standin_process
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -106,3 +110,53 @@ async def test_a_server_that_takes_connections_and_says_nothing_is_given_no_offe
             assert "did not answer" in status["processing"]["error"]
             await found.wait_unprocessed()
             assert 1 <= len(connections) <= 12
+
+
+@asynccontextmanager
+async def rewriting_server(upstream: str, address: str) -> AsyncIterator[str]:
+    """A ComfyStream whose answers name `address` for all media."""
+
+    async def pass_on(request: web.Request) -> web.Response:
+        async with (
+            aiohttp.ClientSession() as http,
+            http.request(
+                request.method, upstream + request.path, data=await request.read()
+            ) as response,
+        ):
+            text = await response.text()
+            if request.path == "/offer":
+                text = re.sub(r"(candidate:\S+ \S+ udp \S+) \S+", rf"\1 {address}", text)
+            return web.Response(
+                text=text, status=response.status, content_type=response.content_type
+            )
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", pass_on)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def test_an_answer_that_leads_elsewhere_is_not_followed() -> None:
+    """Addresses that RELAY_ALLOWED_HOSTS does not name get no packet: the attempt ends at once,
+    says so, and the source is seen. Those of the server itself work under the same rules."""
+    rules = ("127.0.0.1",)
+    async with standin_process() as server:
+        async with rewriting_server(server.url, "127.0.0.2") as url:
+            async with scene(
+                request={"comfystream_url": url}, warm=False, allowed_hosts=rules
+            ) as found:
+                began = time.monotonic()
+                status = await found.wait_status(lambda s: s["processing"]["error_code"])
+                assert time.monotonic() - began < NOTICE_S
+                assert status["processing"]["error_code"] == "host_not_allowed"
+                assert "127.0.0.2" in status["processing"]["error"]
+                assert status["status"] == "starting"
+                await found.wait_unprocessed()
+        assert (await server.state())["frames"]["received"] == 0
+    async with scene(allowed_hosts=rules) as found:
+        await found.wait_processed()
