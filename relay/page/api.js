@@ -58,16 +58,19 @@ function askToken(refused) {
     fault.hidden = refused === null;
     fault.textContent = refused === null ? "" : "That is not the relay’s token.";
     field.value = "";
-    dialog.addEventListener("cancel", (event) => event.preventDefault());
-    byId("token-form").addEventListener("submit", (event) => {
+    // Without it nothing can be shown: the Escape key leads back here.
+    dialog.onclose = () => {
+      if (asking !== null) dialog.showModal();
+    };
+    byId("token-form").onsubmit = (event) => {
       event.preventDefault();
       if (!field.value.trim()) return;
       sessionStorage.setItem(TOKEN, field.value.trim());
       field.value = "";
-      dialog.close();
       asking = null;
+      dialog.close();
       resolve();
-    }, { once: true });
+    };
     for (const other of document.querySelectorAll("dialog[open]")) other.close();
     dialog.showModal();
     field.focus();

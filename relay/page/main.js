@@ -12,6 +12,7 @@ import { END_REASONS, channelName, count, severity, timeOf } from "./words.js";
 
 const FILTER_FROM = 8; // sessions
 const ENDED_SHOWN = 20;
+const ENDED_AFTER_MS = 200;
 const EVENTS_KEPT = 40; // of sessions that have no card yet
 
 class Page {
@@ -20,7 +21,7 @@ class Page {
     this.early = new Map();
     this.pictures = new Pictures();
     this.openNext = null;
-    this.seen = false;
+    this.shown = 0;
     this.wholeAsked = false;
     this.form = new StartForm((id) => this.started(id));
     this.stopDialog = closable(byId("stop-dialog"));
@@ -28,8 +29,7 @@ class Page {
     byId("start-first").addEventListener("click", () => this.form.open());
     byId("stop-confirm").addEventListener("click", () => this.confirmStop());
     byId("filter").addEventListener("input", () => this.filter());
-    const example = { input_stream_url: "http://127.0.0.1:3389/camera", prompts: [INVERT] };
-    this.example = example;
+    this.example = { input_stream_url: "http://127.0.0.1:3389/camera", prompts: [INVERT] };
   }
 
   run() {
@@ -43,7 +43,6 @@ class Page {
   /** One event of the relay. */
   take(kind, data) {
     if (kind === "status") this.showStatus(data);
-    else if (kind === "relay" && data.problem === "draining") this.showNotice("The relay shuts down: it takes no more sessions.");
     else if (data.session_id) this.note(kind, data);
     if (kind === "state" && (data.new === "stopped" || data.new === "failed")) this.showEnded();
   }
@@ -73,11 +72,13 @@ class Page {
       card.update(session, now);
     }
     this.early.clear();
-    if (!this.seen && sessions.length === 1) this.cards.values().next().value.open();
-    this.seen = true;
+    const [first] = this.cards.values();
+    if (this.shown === 0 && sessions.length === 1 && !first.isOpen) first.open();
+    this.shown = sessions.length;
     this.showCounts(sessions, relay);
     this.filter();
     this.fetchWhole();
+    if (relay?.problem === "draining") this.showNotice("The relay shuts down: it takes no more sessions.");
   }
 
   add(session) {
@@ -142,7 +143,13 @@ class Page {
     for (const card of this.cards.values()) card.root.hidden = words !== "" && !card.matches(words);
   }
 
-  async showEnded() {
+  /** Soon: many may end at once, or be told of at once. */
+  showEnded() {
+    clearTimeout(this.endedSoon);
+    this.endedSoon = setTimeout(() => this.fetchEnded(), ENDED_AFTER_MS);
+  }
+
+  async fetchEnded() {
     const answer = await call("GET", "sessions?ended=true").catch(() => null);
     if (!answer) return;
     const ended = answer.sessions.slice(-ENDED_SHOWN).reverse();

@@ -40,6 +40,12 @@ AS_IT_IS = {
     "1": {"class_type": "LoadTensor", "inputs": {}},
     "2": {"class_type": "SaveTensor", "inputs": {"images": ["1", 0]}},
 }
+TALKS = {
+    "1": {"class_type": "LoadTensor", "inputs": {}},
+    "2": {"class_type": "SaveTensor", "inputs": {"images": ["1", 0]}},
+    "3": {"class_type": "FrameNumber", "inputs": {"image": ["1", 0]}},
+    "4": {"class_type": "SaveTextTensor", "inputs": {"data": ["3", 0]}},
+}
 NO_OUTPUT = {"7": {"class_type": "LoadTensor", "inputs": {}}}
 GRAY = """canvas => {
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -142,6 +148,18 @@ async def test_a_session_from_its_start_to_its_end() -> None:
         await expect(page.get_by_text("No session runs.")).to_be_visible()
         visit.assert_clean("willReadFrequently")  # of reading the pictures back, here
         assert [s.state.value for s in stack.sessions.list(ended=True)] == ["stopped"]
+
+
+async def test_text_is_read_along() -> None:
+    """What the workflow says comes line by line, for as long as somebody wants it."""
+    async with live_stack() as stack, visiting(stack.relay_url) as visit:
+        session_id = await stack.start("camera", prompts=[TALKS])
+        page = visit.page
+        await page.get_by_role("button", name="Read along").click()
+        await expect(page.locator(".texts li").first).to_have_text(re.compile(r"\d+"))
+        await page.get_by_role("button", name="Stop reading").click()
+        await stack.wait_for_status(session_id, lambda s: s["text"]["listeners"] == 0)
+        visit.assert_clean()
 
 
 async def test_what_is_wrong_stands_at_its_field() -> None:
