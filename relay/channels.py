@@ -71,10 +71,18 @@ class SessionChannels:
             if channel is not None:
                 channel.start()
 
-    async def aclose(self) -> None:
-        """Read no more, publish what waits, close. Bounded in time, idempotent, never raises."""
-        channels = [channel for channel in (self.control, self.data) if channel is not None]
-        await asyncio.gather(*(channel.aclose() for channel in channels))
+    async def aclose(self, *, keep_channels: bool = False) -> None:
+        """Read no more, publish what waits, close. Bounded in time, idempotent, never raises.
+
+        Args:
+            keep_channels: leave them open: another process goes on with them.
+        """
+        closing = []
+        if self.control is not None:
+            closing.append(self.control.aclose())
+        if self.data is not None:
+            closing.append(self.data.aclose(keep_channel=keep_channels))
+        await asyncio.gather(*closing)
 
     def note_bad(self, problem: str) -> None:
         """A control message could not be understood."""

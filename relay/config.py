@@ -209,8 +209,8 @@ class Settings(BaseSettings):
     )
     resume: bool = Field(
         False,
-        description="After a crash, take up the sessions of the journal again, under their ids."
-        " Otherwise their output channels are closed.",
+        description="After a crash or an orderly end, the next run takes up the sessions again,"
+        " under their ids. Otherwise their output channels are closed.",
     )
     audio: AudioMode = Field(
         AudioMode.AUTO,

@@ -75,13 +75,17 @@ class EventsChannel:
         """The session's state has changed: what that makes due is sent at once."""
         self._changed.set()
 
-    async def aclose(self) -> None:
-        """Send what is due last, and end. Bounded in time, idempotent, never raises."""
+    async def aclose(self, *, keep_channel: bool = False) -> None:
+        """Send what is due last, and end. Bounded in time, idempotent, never raises.
+
+        Args:
+            keep_channel: leave it open: another process goes on with it.
+        """
         task, self._task = self._task, None
         if task is not None:
             await cancel_and_wait([task])
             self._report()
-        await self.lines.aclose()
+        await self.lines.aclose(keep_channel=keep_channel)
 
     def _report(self) -> None:
         now_ms = round(self._wall_clock() * 1000)

@@ -91,6 +91,7 @@ class LinePublisher:
         self._lines: deque[bytes] = deque()
         self._changed = asyncio.Event()
         self._closing = False
+        self._keep_channel = False
         self._task: asyncio.Task[None] | None = None
         self._log = log.bind(channel=mask_credentials(url), role=name)
         self._limited_log = LimitedLog(self._log)
@@ -118,8 +119,13 @@ class LinePublisher:
         """Begin to publish, in a task of its own."""
         self._task = asyncio.create_task(self._run(), name="line publisher")
 
-    async def aclose(self) -> None:
-        """Publish what waits, end the channel. Bounded in time, idempotent, never raises."""
+    async def aclose(self, *, keep_channel: bool = False) -> None:
+        """Publish what waits, end the channel. Bounded in time, idempotent, never raises.
+
+        Args:
+            keep_channel: leave it open: another process goes on with it.
+        """
+        self._keep_channel = keep_channel
         self._closing = True
         self._changed.set()
         if self._task is not None:
@@ -154,7 +160,7 @@ class LinePublisher:
                 if not isinstance(error, UnavailableError):
                     return
             finally:
-                await publisher.aclose()
+                await publisher.aclose(delete=not self._keep_channel)
             await asyncio.sleep(next(waits))
 
     async def _publish(self, publisher: TricklePublisher) -> None:

@@ -25,6 +25,7 @@ class NoOutput:
         """Processed pictures that came back."""
         self.problem: str | None = None
         """Never any."""
+        self.keep_channel = False
         self.minute = MinuteMeter()
         self.sound = RateMeter()
         self.delay = DelayMeter()

@@ -244,8 +244,13 @@ class Pipeline:
             self.viewing.close()
         return self.end_reason or EndReason.INPUT_ENDED
 
-    def stop(self) -> None:
-        """End the input here and now; what is under way is still published. Idempotent."""
+    def stop(self, *, keep_output: bool = False) -> None:
+        """End the input here and now; what is under way is still published. Idempotent.
+
+        Args:
+            keep_output: leave the output channel open.
+        """
+        self._publish.keep_channel = keep_output
         self._decoded.clear("stopped")
         self._decoded.close()
         if self._ingest_task is not None:

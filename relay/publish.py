@@ -73,6 +73,8 @@ class Publish:
         self.segment_lost_at: float | None = None
         self.bytes_published = 0
         self.last_seq: int | None = None
+        self.keep_channel = False
+        """Leave the channel open at the end: another process goes on with it."""
         self._tee = tee
         self._publisher = publisher
         self._segments = segments
@@ -91,7 +93,7 @@ class Publish:
         except QueueClosed:
             pass
         finally:
-            await self._publisher.aclose()
+            await self._publisher.aclose(delete=not self.keep_channel)
 
     async def _start(self) -> bool:
         """Open the channel, as long as there is something to publish; says whether it is open."""

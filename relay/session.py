@@ -77,6 +77,8 @@ class Session:
         self.end_reason: EndReason | None = None
         self.error: RelayError | None = None
         """The first error that ended it."""
+        self.handed_over = False
+        """It ended for the relay's next run to take it up again."""
         self.observers: list[Callable[[Session], None]] = []
         """Called on the event loop when its state or its configuration has changed, or an attempt
         to connect failed."""
@@ -136,20 +138,26 @@ class Session:
         self._task = asyncio.create_task(self._run(), name=f"session-{self.session_id}")
 
     async def stop(
-        self, reason: EndReason = EndReason.REQUESTED, *, timeout_s: float = 2.0
+        self,
+        reason: EndReason = EndReason.REQUESTED,
+        *,
+        timeout_s: float = 2.0,
+        hand_over: bool = False,
     ) -> None:
         """End it and wait until it has: what is under way is published, the peer connection is
         closed, the open segment finished, the output channel closed. Idempotent.
 
         Args:
             timeout_s: after so long whatever still runs is cancelled.
+            hand_over: leave its channels open: the relay's next run goes on with it.
         """
         if self._task is None:
             return
         if not self.state.final and self.state is not SessionState.STOPPING:
             self.end_reason = reason
             self._set_state(SessionState.STOPPING, reason.value)
-            self._pipeline.stop()
+            self.handed_over = hand_over
+            self._pipeline.stop(keep_output=hand_over)
         done, _ = await asyncio.wait([self._task], timeout=timeout_s)
         if not done:
             self._log.warning("session.stop_timeout", timeout_s=timeout_s)
@@ -320,9 +328,9 @@ class Session:
             self._final_status = self.status()
             self._final_stream_status = self.stream_status()
             try:
-                await self._channels.aclose()
+                await self._channels.aclose(keep_channels=self.handed_over)
                 if self._events is not None:
-                    await self._events.aclose()
+                    await self._events.aclose(keep_channel=self.handed_over)
             finally:
                 self._let_go()
 

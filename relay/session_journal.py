@@ -1,8 +1,8 @@
 """Which sessions run, on disk: so that the relay's next run knows what a crash cut off.
 
 A session is written down before it begins and struck off when it has ended. What is still there
-at the start belongs to a process that was killed: its output channels are open, and their viewers
-wait. They are closed, or the sessions taken up again.
+at the start belongs to a process that was killed, or one that handed its sessions over: the output
+channels are open, and their viewers wait. They are closed, or the sessions taken up again.
 """
 
 from __future__ import annotations
@@ -75,6 +75,15 @@ class SessionJournal:
         if not self._changed:
             asyncio.get_running_loop().call_later(CHANGE_DELAY_S, self._write_changed)
         self._changed[session_id] = config
+
+    @property
+    def kept(self) -> bool:
+        """Whether anything is written down."""
+        return self._journal.kept
+
+    def flush(self) -> None:
+        """What has changed is on the disk when this returns."""
+        self._write_changed()
 
     def _write_changed(self) -> None:
         changed, self._changed = self._changed, {}

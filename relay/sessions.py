@@ -100,11 +100,21 @@ class SessionManager:
         return None
 
     async def aclose(self, *, timeout_s: float | None = None) -> None:
-        """Take no more, end every session, close what they share. Idempotent."""
+        """Take no more, end every session, close what they share. Idempotent.
+
+        Where the next run is to take the sessions up again they are left for it: their channels
+        open, and in the journal.
+        """
         self.begin_drain()
+        hand_over = self._settings.resume and self._journal is not None and self._journal.kept
+        if self._journal is not None:
+            self._journal.flush()
         limit_s = self._settings.stop_timeout_s if timeout_s is None else timeout_s
         await asyncio.gather(
-            *(s.stop(EndReason.DRAINED, timeout_s=limit_s) for s in self._sessions.values())
+            *(
+                session.stop(EndReason.DRAINED, timeout_s=limit_s, hand_over=hand_over)
+                for session in self._sessions.values()
+            )
         )
         if self._servers is not None:
             await self._servers.aclose()
@@ -230,6 +240,8 @@ class SessionManager:
 
     def _keep_journal(self, session: Session) -> None:
         assert self._journal is not None
+        if session.handed_over:
+            return
         if session.state.final:
             self._journal.ended(session.session_id)
         else:

@@ -61,8 +61,12 @@ async def test_left_over_channels_are_closed_by_the_next_run(tmp_path: Path) -> 
                     await relay.wait_for_status(again, lambda s: s["output"]["frames"] > 5)
 
 
-async def test_sessions_are_taken_up_again_under_their_ids(tmp_path: Path) -> None:
-    """With RELAY_RESUME: the same id, the same viewers, numbers that go on rising."""
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_sessions_are_taken_up_again_under_their_ids(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """With RELAY_RESUME, after a crash and after an orderly end: the same id, the same viewers,
+    numbers that go on rising; no channel is closed in between."""
     viewer = Viewer()
     settings = {"state_dir": str(tmp_path), "resume": "true", "segment_seconds": "0.5"}
     async with TrickleServer(host="127.0.0.1", port=0) as trickle, standin_process() as standin:
@@ -71,9 +75,16 @@ async def test_sessions_are_taken_up_again_under_their_ids(tmp_path: Path) -> No
         async with in_background(publish_live(channel, generate(PATTERN))):
             async with in_background(viewer.watch(output)):
                 async with relay_process(**settings) as relay:
-                    session = await relay.start(channel, standin.url, prompts=[])
+                    session = await relay.start(
+                        channel, standin.url, prompts=[], data_url=f"{channel}-data"
+                    )
                     await viewer.wait_for(lambda v: len(v.frames) > 30, 30)
-                    await kill(relay)
+                    relay.send(number)
+                    expected = 0 if number is signal.SIGTERM else -number
+                    assert await relay.exit_code() == expected
+                assert journalled(tmp_path) == [session]
+                assert not viewer.ended
+                await edge(f"{channel}-data")
                 before = await edge(output)
                 assert before > 0
                 async with relay_process(**settings) as relay:
@@ -95,17 +106,32 @@ async def test_sessions_are_taken_up_again_under_their_ids(tmp_path: Path) -> No
 
 
 async def test_an_orderly_end_leaves_nothing_to_take_up(tmp_path: Path) -> None:
-    """SIGTERM closes what is open itself, so the next run begins empty."""
-    settings = {"state_dir": str(tmp_path), "resume": "true"}
+    """Without RELAY_RESUME SIGTERM closes what is open itself, so the next run begins empty."""
+    viewer = Viewer()
     async with TrickleServer(host="127.0.0.1", port=0) as trickle, standin_process() as standin:
         channel = f"{trickle.url.rstrip('/')}/camera"
         async with in_background(publish_live(channel, generate(PATTERN))):
-            async with relay_process(**settings) as relay:
-                session = await relay.start(channel, standin.url, prompts=[])
-                await relay.wait_for_status(session, lambda s: s["status"] == "active")
-                relay.send(signal.SIGTERM)
-                assert await relay.exit_code() == 0
+            async with in_background(viewer.watch(f"{channel}-processed")):
+                async with relay_process(state_dir=str(tmp_path)) as relay:
+                    await relay.start(channel, standin.url, prompts=[])
+                    await viewer.wait_for(lambda v: len(v.frames) > 5, 30)
+                    relay.send(signal.SIGTERM)
+                    assert await relay.exit_code() == 0
+                await viewer.wait_for(lambda v: v.ended)
             assert journalled(tmp_path) == []
+
+
+async def test_a_session_that_was_stopped_is_not_taken_up_again(tmp_path: Path) -> None:
+    """Stopped, then SIGTERM: what the user ended stays ended."""
+    settings = {"state_dir": str(tmp_path), "resume": "true"}
+    async with TrickleServer(host="127.0.0.1", port=0) as trickle:
+        channel = f"{trickle.url.rstrip('/')}/camera"
+        async with relay_process(**settings) as relay:
+            session = await relay.start(channel, "http://127.0.0.1:9", prompts=[])
+            assert (await relay.call("DELETE", f"/session/{session}"))[0] == 200
+            relay.send(signal.SIGTERM)
+            assert await relay.exit_code() == 0
+        assert journalled(tmp_path) == []
 
 
 async def test_a_session_that_may_not_be_taken_up_is_closed(tmp_path: Path) -> None:
