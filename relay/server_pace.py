@@ -1,4 +1,9 @@
-"""How fast the server is and how much it has left, told from the times of sends and returns."""
+"""How fast the server is and when it is done with what it has, told from sends and returns alone.
+
+A ComfyStream workflow works on its frames one after the other. What is known of it from here is
+when each frame left and when it came back; the way there and back and the time of one run can
+only be told apart while the server is busy, when the gaps between returns are its runs.
+"""
 
 from __future__ import annotations
 
@@ -7,97 +12,94 @@ from collections import deque
 from collections.abc import Iterable
 from statistics import median
 
-RATE_RUN = 3
-"""Returns are averaged over so many gaps: the network bunches single ones."""
-RATE_RETURNS = 7
-"""How many returns the best pace is looked for in. Fewer than half of `USUAL_RETURNS`: a server
-that slows down must lose its old pace before its long round trips count as usual."""
+from relay.stats import percentile_95
+
+SERVICES = 8
+"""How many of the last runs the estimate is the median of: one hiccup slows nothing."""
+FIRST_SERVICES = 3
+"""With fewer the longest stands for all."""
+NO_QUEUE, PROBE = 0.05, 0.8
+"""A frame that came back within so much of a run of the quickest met no queue: the server could
+have had it sooner, and its run is taken for so much of the estimate. So the pace is raised until a
+queue begins to show, however long the way."""
 USUAL_RETURNS = 16
-MARGIN = 0.25
-"""Of a frame's service time: how much later than the estimate the third frame is sent."""
+RECENT_RETURNS = 128
+"""How many of the last round trips the quickest is looked for in: a way can change."""
+SLOW_OF = 64
+"""How many of the last round trips tell what a slow one is."""
 LEAD = 0.4
-"""Of a frame's service time: how long before the server is done the second frame is sent. Service
-times vary by less, and the server has had more than half of one to take the waiting frame."""
+"""Of a run: how long before the server is done the next frame should be there. Runs vary by less,
+and the server has had more than half of one to take the frame that waited."""
 LEAST_LEAD_S = 0.015
 """Jitter of timers and codecs at both ends, measured on a busy machine."""
 OVERDUE = 1.25
 """A frame out for this many times the usual round trip means that the estimate is off."""
 
-KEEPS_UP = 1.1
-LONG_WAY = 2.0
-"""Quickest round trips in units of the service time; two frames fill a way of twice that."""
-
 
 class ServerPace:
-    """An estimate of the server's backlog, from the times of sends and returns alone.
+    """An estimate of the server's backlog.
 
-    The service time is the best pace at which frames came back lately (what the server has done
-    it can do), and not longer than the quickest round trip. Each frame sent adds one service time
-    to the moment the server will be free; each return tells that moment anew.
+    A run (`service_s`) is the time from a return to the next, or from the moment a frame can have
+    reached the server, whichever is less; the way (`way_s`) is what the quickest round trip took
+    besides.
     """
 
     def __init__(self) -> None:
-        self._returns: deque[float] = deque(maxlen=RATE_RETURNS)
-        self._round_trips: deque[float] = deque(maxlen=USUAL_RETURNS)
-        self._free_at = -math.inf
-        self._service_s = 0.0
-        self._quickest_s = math.inf
+        self._round_trips: deque[float] = deque(maxlen=RECENT_RETURNS)
+        self._services: deque[float] = deque(maxlen=SERVICES)
+        self._returned_at = -math.inf
+        self._back_at = -math.inf
 
     @property
     def usual_s(self) -> float:
-        """The median of the last round trips."""
-        return median(self._round_trips)
+        """The median of the last round trips; 0.0 before the first."""
+        return median(list(self._round_trips)[-USUAL_RETURNS:]) if self._round_trips else 0.0
+
+    @property
+    def slow_s(self) -> float:
+        """A round trip that is slow, but nothing unusual; 0.0 before the first."""
+        return percentile_95(list(self._round_trips)[-SLOW_OF:])
+
+    @property
+    def service_s(self) -> float:
+        """One run of the workflow; 0.0 before the first return."""
+        if len(self._services) < FIRST_SERVICES:
+            return max(self._services, default=0.0)
+        return median(self._services)
+
+    @property
+    def way_s(self) -> float:
+        """There and back without the run; as much of it as is known."""
+        return max(0.0, min(self._round_trips, default=0.0) - self.service_s)
+
+    def last_round_trips(self, count: int) -> list[float]:
+        """The last `count` of them, the oldest first; fewer if there were fewer."""
+        return list(self._round_trips)[-count:]
 
     def note_sent(self, now: float) -> None:
         """A frame leaves."""
-        self._free_at = max(self._free_at, now) + self._service_s
+        self._back_at = max(self._back_at, now + self.way_s) + self.service_s
 
     def note_returned(self, sent_at: float, now: float, under_way: Iterable[float]) -> None:
         """A frame that was sent at `sent_at` is back; `under_way` tells when those that are not
         were sent, the oldest first."""
-        self._returns.append(now)
-        self._round_trips.append(now - sent_at)
-        self._service_s = min(min(self._round_trips), self._best_gap_s())
-        # Seen from here, the server takes a frame when it is sent, and is done with it one way
-        # there and back before it returns. Only a round trip that met no queue tells that way.
-        self._quickest_s = min(self._quickest_s, now - sent_at)
-        self._free_at = now - max(0.0, self._quickest_s - self._service_s)
+        round_trip = now - sent_at
+        service_s = min(now - self._returned_at, max(0.0, round_trip - self.way_s))
+        if round_trip - min(self._round_trips, default=0.0) < NO_QUEUE * self.service_s:
+            service_s = min(service_s, PROBE * self.service_s)
+        self._services.append(service_s)
+        self._round_trips.append(round_trip)
+        self._returned_at = now
+        way_s, service_s = self.way_s, self.service_s
+        self._back_at = now
         for sent in under_way:
-            self._free_at = max(self._free_at, sent) + self._service_s
+            self._back_at = max(self._back_at, sent + way_s) + service_s
 
-    def second_at(self) -> float:
-        """From when on one more frame comes while the server works on the last of those under
-        way, and in time for it to go on without a break."""
-        return self._free_at - max(LEAST_LEAD_S, LEAD * self._service_s)
+    def send_at(self) -> float:
+        """When one more frame should leave so that it is there shortly before the server is done
+        with all it has: sooner it might push out the one that waits, and would be less fresh."""
+        return self._back_at - self.way_s - max(LEAST_LEAD_S, LEAD * self.service_s)
 
-    def may_send_at(self, oldest_sent_at: float) -> float:
-        """From when on one more frame meets a server with at most one frame left; infinity if
-        only a return can tell.
-
-        Args:
-            oldest_sent_at: when the oldest frame under way was sent.
-        """
-        if not self._round_trips:
-            return math.inf
-        ready_at = self._free_at - (1 - MARGIN) * self._service_s
-        return ready_at if ready_at <= self._overdue_at(oldest_sent_at) else math.inf
-
-    def is_steady(self, source_interval_s: float) -> bool:
-        """Whether more than two frames under way are worth their risk: the server keeps up with
-        the source, or the way is so long that two frames leave the server idle."""
-        if not self._round_trips:
-            return False
-        keeps_up = self._service_s <= KEEPS_UP * source_interval_s
-        return keeps_up or self._quickest_s >= LONG_WAY * self._service_s
-
-    def is_overdue(self, oldest_sent_at: float, now: float) -> bool:
+    def is_overdue(self, sent_at: float, now: float) -> bool:
         """Whether a frame sent then should have been back by now."""
-        return not self._round_trips or now > self._overdue_at(oldest_sent_at)
-
-    def _overdue_at(self, sent_at: float) -> float:
-        return sent_at + OVERDUE * self.usual_s
-
-    def _best_gap_s(self) -> float:
-        times = list(self._returns)
-        runs = zip(times, times[RATE_RUN:], strict=False)
-        return min(((end - start) / RATE_RUN for start, end in runs), default=math.inf)
+        return not self._round_trips or now - sent_at > OVERDUE * self.usual_s

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -139,3 +139,9 @@ class MinuteMeter:
         if self._first_at is None:
             self._first_at = now
         return int(now - self._first_at)
+
+
+def percentile_95(values: Iterable[float]) -> float:
+    """The 95th percentile, rounded up to one of the values; 0.0 of none."""
+    ordered = sorted(values)
+    return ordered[len(ordered) * 95 // 100] if ordered else 0.0

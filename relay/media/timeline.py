@@ -13,16 +13,22 @@ All arithmetic on returned stamps is modulo 2^32, the width of an RTP timestamp 
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import math
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from random import Random
 
 from relay.media.access_unit import CLOCK_RATE
+from relay.stats import percentile_95
 
 RTP_MODULUS = 1 << 32
 CODE_LOW, CODE_HIGH = -8, 7
 MIN_INTERVAL = CLOCK_RATE // 120
 MAX_INTERVAL = CLOCK_RATE
+RECENT_RETURNS = 64
+"""How many round trips tell how long one takes."""
+LATE, LATE_S = 1.5, 0.05
+"""Longer than so many slow round trips and so much no frame takes to come back."""
 
 
 @dataclass(slots=True)
@@ -98,7 +104,11 @@ class FrameIdentifier:
         self._misses_to_resolve_again = misses_to_resolve_again
         self._sent: OrderedDict[int, SentFrame] = OrderedDict()
         self._owed: OrderedDict[int, SentFrame] = OrderedDict()
-        self._fastest_s = float("inf")
+        self._round_trips: deque[float] = deque(maxlen=RECENT_RETURNS)
+        self._returned_at = -math.inf
+        self._too_soon = False
+        """Whether the last frame that can't have been back was taken for another. The second time
+        it is the server that has become faster."""
         self._offset: int | None = None
         self._candidates: set[int] = set()
         self._undecided: list[tuple[int, float, object]] = []
@@ -199,22 +209,34 @@ class FrameIdentifier:
         return [hit for one in undecided for hit in self.identify(*one)]
 
     def _take(self, key: int, returned_at: float) -> SentFrame | None:
+        last_return_at, self._returned_at = self._returned_at, returned_at
         if key in self._sent:
             # A label under way: everything older was dropped together with its label.
             self._owed.clear()
             frame = _pop_through(self._sent, key)
-            self._fastest_s = min(self._fastest_s, returned_at - frame.sent_at)
+            self._round_trips.append(returned_at - frame.sent_at)
             return frame
         if key not in self._owed:
             return None
         labelled = _pop_through(self._owed, key)
         shown_key, shown = next(iter(self._sent.items()), (0, None))
-        if shown is None or returned_at - shown.sent_at < self._fastest_s / 2:
-            # Nothing under way can be back yet: the frame was only late, the label is right.
-            return labelled
+        if shown is None or not self._can_be_back(shown, last_return_at, returned_at):
+            return labelled  # the frame was only late
+        self._round_trips.append(returned_at - shown.sent_at)
         del self._sent[shown_key]
         self._owed[shown_key] = shown
         return shown
+
+    def _can_be_back(self, frame: SentFrame, last_return_at: float, now: float) -> bool:
+        """Whether now is about the time at which a frame that is under way comes back: not before
+        it can, and not long after it should, counted from the return before if that was later (a
+        server that stalled works on with what it had)."""
+        if now - frame.sent_at < min(self._round_trips, default=math.inf) / 2:
+            self._too_soon = not self._too_soon
+            if self._too_soon:
+                return False
+        waited_s = now - max(frame.sent_at, last_return_at)
+        return waited_s <= LATE * percentile_95(self._round_trips) + LATE_S
 
 
 def _pop_through(frames: OrderedDict[int, SentFrame], key: int) -> SentFrame:
