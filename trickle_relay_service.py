@@ -21,6 +21,7 @@ from aiohttp import web
 
 from relay import __version__
 from relay.api.app import build_app, drain, make_runner
+from relay.api.metrics_routes import metrics_app
 from relay.api.openapi import openapi
 from relay.comfystream.workflows import TextWorkflowError
 from relay.config import EventLoop, Settings
@@ -83,12 +84,19 @@ async def _serve(app: web.Application, settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.on_signal, number)
     runner = make_runner(app)
+    metrics_runner = make_runner(metrics_app(app))
+    port = settings.port
     try:
         await runner.setup()
         await web.TCPSite(runner, settings.host, settings.port).start()
+        if port := settings.metrics_port:
+            await metrics_runner.setup()
+            await web.TCPSite(metrics_runner, settings.host, port).start()
+            log.info("relay.metrics_listening", host=settings.host, port=port)
     except (OSError, UnicodeError) as error:
+        await metrics_runner.cleanup()
         await runner.cleanup()
-        return _refuse(1, _why_not_listening(settings, error))
+        return _refuse(1, _why_not_listening(settings, port or settings.port, error))
     for address in runner.addresses:
         log.info(
             "relay.listening",
@@ -101,6 +109,7 @@ async def _serve(app: web.Application, settings: Settings) -> int:
         log.warning("config.insecure", problem=warning)
     await stop.asked.wait()
     await drain(app, stop.hurry)
+    await metrics_runner.cleanup()
     await runner.cleanup()
     log.info("relay.stopped")
     return 0
@@ -160,18 +169,16 @@ def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]
     return uvloop.new_event_loop
 
 
-def _why_not_listening(settings: Settings, error: OSError | UnicodeError) -> str:
-    where = f"can't listen on {settings.host} port {settings.port}"
+def _why_not_listening(settings: Settings, port: int, error: OSError | UnicodeError) -> str:
+    where = f"can't listen on {settings.host} port {port}"
+    how = "--port or RELAY_PORT" if port == settings.port else "RELAY_METRICS_PORT"
     if isinstance(error, UnicodeError | socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
         return (
             f"{where}: that host is not an address of this machine; --host 0.0.0.0 listens on"
             " all, 127.0.0.1 on this machine only"
         )
     if error.errno == errno.EADDRINUSE:
-        return (
-            f"{where}: the port is taken, perhaps by another relay; choose another with --port"
-            " or RELAY_PORT"
-        )
+        return f"{where}: the port is taken, perhaps by another relay; choose another with {how}"
     if error.errno == errno.EACCES:
         return f"{where}: ports below 1024 need privileges; choose a higher one with --port"
     return f"{where}: {error.strerror or error}"

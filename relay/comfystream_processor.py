@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,6 +30,7 @@ from relay.fallback import GRACE_S, Fallback
 from relay.live_changes import LiveChanges, NewConnectionWanted
 from relay.media.access_unit import AccessUnit, DecodedFrame
 from relay.media.encoder import VideoEncoder
+from relay.observe.tally import Tally
 from relay.processor import ProcessedUnit, SoundExchange
 from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
 from relay.server_move import OtherServers, ServerMove
@@ -37,6 +39,7 @@ from relay.session_health import LATE_S
 from relay.tasks import cancel_and_wait, run_beside
 from relay.text_output import TextOutput
 from relay.webrtc_client import WebRTCClient, WebRTCOptions
+from relay.webrtc_network import NetworkFigures
 from relay.workflow_watch import WorkflowWatch
 
 log = structlog.get_logger(__name__)
@@ -135,7 +138,16 @@ class ComfyStreamProcessor:
         self._on_change = on_change
         self._sound = sound
         self._client: WebRTCClient | None = None
+        self._counted: WebRTCClient | None = None
+        """The last one of those in `_past`."""
         self._watch: WorkflowWatch | None = None
+        self._network = NetworkFigures()
+        self._failures: Counter[str] = Counter()
+        self._reconnect_reasons: Counter[str] = Counter()
+        self._broken_by = "changed"
+        """Why the next connection is wanted: the last failure since the one before, if any."""
+        self._past = Tally()
+        """Of the connections that are over."""
         self._fallback = Fallback(config.fallback, lambda _: None, grace_s=policy.fallback_grace_s)
 
     @property
@@ -269,6 +281,42 @@ class ComfyStreamProcessor:
             "round_trip_ms": client.ledger.round_trip.percentiles_ms() if client else None,
         }
 
+    async def measure(self) -> None:
+        """Look at the way to the server, for the next `tally`."""
+        if self._client is not None:
+            self._network = await self._client.network() or self._network
+
+    def tally(self, tally: Tally) -> None:
+        """Add what was counted and measured."""
+        fallback = self._fallback
+        tally.count("frames_total", "processed", "video", by=fallback.frames_processed)
+        tally.count("frames_total", "fallback", "video", by=fallback.frames_fallback)
+        tally.count("webrtc_attempts_total", by=self.attempts)
+        tally.each("webrtc_failures_total", self._failures)
+        tally.each("webrtc_reconnects_total", self._reconnect_reasons)
+        tally.stands("sessions_fallback", at=int(fallback.active))
+        tally.add_past(self._past)
+        if self._client is not None and self._client is not self._counted:
+            self._tally_connection(self._client, tally)
+            network = self._network
+            tally.stands("webrtc_connections", self._client.state)
+            tally.stands("webrtc_ice_connections", network.ice)
+            tally.stands("webrtc_dtls_connections", network.dtls)
+            tally.stands("frames_in_flight", at=self._client.ledger.identifier.in_flight)
+            if network.rtt_s is not None:
+                tally.at_worst("webrtc_rtt_seconds", at=network.rtt_s)
+
+    def _tally_connection(self, client: WebRTCClient, tally: Tally) -> None:
+        ledger = client.ledger
+        tally.count("frames_total", "sent", "video", by=ledger.sent.total)
+        tally.count("frames_total", "returned", "video", by=ledger.returned.total)
+        tally.measured("stage_duration_seconds", "send_encode", histogram=ledger.encoding)
+        tally.measured(
+            "stage_duration_seconds", "comfystream", histogram=ledger.round_trip.histogram
+        )
+        tally.count("webrtc_packets_lost_total", "sent", by=self._network.lost_sent)
+        tally.count("webrtc_packets_lost_total", "received", by=self._network.lost_received)
+
     def see_decoded(self, decodable: bool) -> None:
         """See `FrameProcessor.see_decoded`."""
         self._fallback.see_decoded(decodable)
@@ -312,13 +360,20 @@ class ComfyStreamProcessor:
                 warm_up = WARM_UP_TEXTS if takes_sound(self._config.prompts) else 0
                 self._text.new_connection(skip=warm_up)
                 client = self._client = self._new_client()
+                self._network = NetworkFigures()
                 await self._connect(client, frames)
             try:
                 self.connections += 1
+                if self.connections > 1:
+                    self._reconnect_reasons[self._broken_by] += 1
+                self._broken_by = "changed"
                 self.last_error = None
                 self._set_link_state(LinkState.CONNECTED)
                 await self._stay_connected(client)
             finally:
+                await self.measure()
+                self._tally_connection(client, self._past)
+                self._counted = client
                 await client.aclose()
         finally:
             if lease is not None:
@@ -471,6 +526,8 @@ class ComfyStreamProcessor:
 
     def _note_failure(self, error: ProcessingError) -> None:
         self.last_error = error
+        self._failures[error.code] += 1
+        self._broken_by = error.code
         self._set_link_state(LinkState.WAITING)
         log.warning(
             "comfystream.attempt_failed",

@@ -311,8 +311,8 @@ class Settings(BaseSettings):
     )
     api_token: Token | None = Field(
         None,
-        description="Secret that every call but `GET /health` and `/readyz` must bring, as"
-        " `Authorization: Bearer TOKEN`. None: everybody who reaches the port may call.",
+        description="Secret that every call but `GET /health`, `/healthz` and `/readyz` must bring,"
+        " as `Authorization: Bearer TOKEN`. None: everybody who reaches the port may call.",
     )
     requests_per_second: int = Field(
         200,
@@ -330,6 +330,18 @@ class Settings(BaseSettings):
     )
     tls_insecure: bool = Field(
         False, description="Accept any certificate of trickle servers and ComfyStream."
+    )
+    metrics_per_session: bool = Field(
+        False,
+        description="Label what sessions measure with their `session_id`, at `/metrics`: for a few"
+        " sessions that run long.",
+    )
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Another port on which `/metrics` answers, without the token, for scrapers that"
+        " can't bring it. 0: none.",
     )
     cors_origins: Origins = Field(
         (), description="Web origins whose pages may call the API, separated by commas."

@@ -23,12 +23,13 @@ from relay.media.access_unit import (
 )
 from relay.media.decoder import VideoDecoder
 from relay.media.segment_encoder import SegmentChunk, TrickleSegmentEncoder
+from relay.observe.tally import Tally
 from relay.output_audio import OutputAudio
 from relay.output_rate import OutputRate
 from relay.processor import ProcessedUnit
 from relay.publish import OutputSegment
 from relay.queues import MediaQueue, QueueClosed
-from relay.stats import RateMeter
+from relay.stats import Histogram, RateMeter
 
 NEW_TIME_LINE = CLOCK_RATE
 """A step back further than a second is the source's (it restarted); a smaller one is a frame
@@ -70,6 +71,7 @@ class Egress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.encoded = RateMeter()
+        self.encoding = Histogram()
         self.out_of_order = 0
         """Processed pictures older than one that is out already; dropped."""
         self.repeated = 0
@@ -111,7 +113,9 @@ class Egress:
                 if not shown and not isinstance(processed, AccessUnit):
                     continue
                 self._picture_taken = self._picture_taken or shown
+                began_at = time.monotonic()
                 units = await self._codecs.run(self._transcode, processed, shown)
+                self.encoding.add(time.monotonic() - began_at)
                 if isinstance(processed, AccessUnit):
                     self._on_decoded(self._decodable)
                 if units and self._shown is not None:
@@ -232,6 +236,11 @@ class Egress:
             self._segments.put_nowait(self._segment)
         self._segment.append(chunk)
         self._written_at = self._clock()
+
+    def tally(self, tally: Tally) -> None:
+        """Add what was counted and measured."""
+        tally.count("frames_total", "encoded", "video", by=self.encoded.total)
+        tally.measured("stage_duration_seconds", "encode", histogram=self.encoding)
 
     def status(self) -> dict[str, Any]:
         """The encoder's part of the session status."""

@@ -17,9 +17,10 @@ from relay.media.access_unit import AccessUnit, DecodedFrame, MediaKind
 from relay.media.frame_limit import FrameLimit
 from relay.media.live_edge import LiveEdge
 from relay.media.stream_decoder import TrickleStreamDecoder
+from relay.observe.tally import Tally
 from relay.queues import MediaQueue, QueueClosed
 from relay.source_pace import SourcePace
-from relay.stats import RateMeter
+from relay.stats import Histogram, RateMeter
 from relay.trickle.subscriber import TrickleSubscriber
 
 log = structlog.get_logger(__name__)
@@ -52,6 +53,7 @@ class Ingest:
         self.sounded = RateMeter()
         """Audio access units."""
         self.pace = SourcePace(clock)
+        self.decoding = Histogram()
         self._subscriber = subscriber
         self._decoder = decoder
         self._codecs = codecs
@@ -93,7 +95,10 @@ class Ingest:
                 self._on_audio(unit)
             elif unit.stream.kind is MediaKind.VIDEO:
                 self._on_video_time(unit.dts)
-                await self._queue(await self._codecs.run(self._decoder.decode, unit))
+                began_at = self._clock()
+                frames = await self._codecs.run(self._decoder.decode, unit)
+                self.decoding.add(self._clock() - began_at)
+                await self._queue(frames)
 
     async def _queue(self, frames: list[DecodedFrame]) -> None:
         for frame in frames:
@@ -108,6 +113,23 @@ class Ingest:
                 self._frames.dropped["frame_limit"] += 1
             elif not self._frames.closed:
                 await self._frames.put(frame)
+
+    def tally(self, tally: Tally) -> None:
+        """Add what was counted and measured."""
+        channel = self._subscriber.stats
+        read = channel.segments - channel.empty_segments - channel.truncated_segments
+        tally.count("segments_total", "in", "read", by=read)
+        tally.count("segments_total", "in", "empty", by=channel.empty_segments)
+        tally.count("segments_total", "in", "truncated", by=channel.truncated_segments)
+        tally.count("segments_total", "in", "skipped", by=channel.skipped_segments)
+        tally.count("segment_bytes_total", "in", by=channel.bytes)
+        tally.count("trickle_retries_total", "in", "retry", by=channel.retries)
+        tally.count("trickle_retries_total", "in", "stall", by=channel.stalls)
+        tally.count("trickle_retries_total", "in", "resume", by=channel.resumes)
+        tally.at_worst("segments_behind", at=channel.segments_behind)
+        tally.count("frames_total", "decoded", "video", by=self.decoded.total)
+        tally.count("frames_total", "decoded", "audio", by=self.sounded.total)
+        tally.measured("stage_duration_seconds", "decode", histogram=self.decoding)
 
     def status(self) -> dict[str, Any]:
         """The input's part of the session status."""

@@ -37,6 +37,7 @@ from relay.media.segment_encoder import TrickleSegmentEncoder
 from relay.media.stream_decoder import TrickleStreamDecoder
 from relay.no_output import NoOutput
 from relay.observe.event_hub import EventHub
+from relay.observe.tally import Tally
 from relay.output_rate import OutputRate
 from relay.processor import FrameProcessor, ProcessedUnit
 from relay.publish import OutputSegment, Publish
@@ -314,6 +315,21 @@ class Pipeline:
     def _limited(self, fps: float | None) -> float | None:
         """What is left of a rate for those who process the pictures."""
         return min(fps, self._limit.fps) if fps is not None and self._limit.fps else fps
+
+    def tally(self, tally: Tally) -> None:
+        """Add what was counted and measured."""
+        if isinstance(self._ingest, Ingest):
+            self._ingest.tally(tally)
+        if isinstance(self._egress, Egress):
+            self._egress.tally(tally)
+        if isinstance(self._publish, Publish):
+            self._publish.tally(tally)
+        tally.each("frames_dropped_total", self._sound.dropped, "audio", "audio")
+        for queue in self._queues():
+            kind = "segment" if queue is self._segments else "video"
+            tally.each("frames_dropped_total", queue.dropped, queue.name, kind)
+            tally.stands("queue_depth", queue.name, at=len(queue))
+            tally.stands("queue_capacity", queue.name, at=queue.capacity)
 
     def dropped(self) -> dict[str, dict[str, int]]:
         """Items of each queue that were not delivered, by reason."""

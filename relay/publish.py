@@ -17,6 +17,7 @@ import structlog
 
 from relay.media.access_unit import MediaKind
 from relay.media.segment_encoder import SegmentChunk
+from relay.observe.tally import Tally
 from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
 from relay.stats import DelayMeter, MinuteMeter, RateMeter
 from relay.stream_tee import StreamTee
@@ -140,6 +141,22 @@ class Publish:
             self.minute.tick()
             if chunk.arrived_at:  # a repeated picture may stand for no input frame
                 self.delay.add(self._clock() - chunk.arrived_at)
+
+    def tally(self, tally: Tally) -> None:
+        """Add what was counted and measured."""
+        channel = self._publisher.stats
+        tally.count("segments_total", "out", "published", by=self.segments_published)
+        tally.count("segments_total", "out", "lost", by=self.segments_lost)
+        tally.count("segment_bytes_total", "out", by=self.bytes_published)
+        tally.count("frames_total", "published", "video", by=self.frames.total)
+        tally.count("frames_total", "published", "audio", by=self.sound.total)
+        tally.measured("end_to_end_latency_seconds", histogram=self.delay.histogram)
+        for reason, times in (
+            ("retry", channel.retries),
+            ("stall", channel.stalls),
+            ("conflict", channel.conflicts),
+        ):
+            tally.count("trickle_retries_total", "out", reason, by=times)
 
     @property
     def problem(self) -> str | None:

@@ -19,6 +19,7 @@ from relay.events_channel import EventsChannel
 from relay.observe.diagnosis import diagnose
 from relay.observe.event_hub import EventKind
 from relay.observe.session_watch import SessionWatch
+from relay.observe.tally import Tally
 from relay.pipeline import Pipeline, PipelineResources
 from relay.redaction import mask_credentials
 from relay.server_move import OtherServers
@@ -127,6 +128,7 @@ class Session:
         self._stopping: asyncio.Task[None] | None = None
         self._final_status: dict[str, Any] | None = None
         self._final_stream_status: dict[str, Any] | None = None
+        self._final_tally: Tally | None = None
         self._task: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
 
@@ -280,6 +282,32 @@ class Session:
             for kind, data in self._watch.look(self.figures(), time.monotonic()):
                 self._hub.publish(kind, self.session_id, **data)
 
+    async def measure(self) -> None:
+        """Look at what only asking tells, for the next `tally`; never waits."""
+        if self._final_status is None:
+            await self._processor.measure()
+
+    def tally(self) -> Tally:
+        """What it has counted and measured."""
+        if self._final_tally is not None:
+            return self._final_tally
+        tally, figures = Tally(), self.figures()
+        tally.stands("sessions", self.state.value)
+        if figures.health is not None:
+            tally.stands("sessions_health", figures.health.value)
+        if (diagnosis := diagnose(figures)) is not None:
+            tally.stands("sessions_bottleneck", diagnosis.stage.value)
+        counts = self._changes.counts
+        tally.count("changes_total", "applied", by=counts.applied)
+        tally.count("changes_total", "superseded", by=counts.superseded)
+        tally.count("changes_total", "failed", by=counts.failed)
+        viewers = self.viewing.status()
+        tally.stands("viewers", at=viewers["now"])
+        tally.count("viewers_dropped_total", by=viewers["dropped"])
+        self._pipeline.tally(tally)
+        self._processor.tally(tally)
+        return tally
+
     @property
     def problem(self) -> ProcessingError | None:
         """What keeps its frames from being processed now."""
@@ -325,6 +353,9 @@ class Session:
             if self.state is not SessionState.STOPPING:
                 self._set_state(SessionState.STOPPING, _value(self.end_reason))
             self._set_state(final, _value(self.end_reason))
+            past = Tally()
+            past.add_past(self.tally())
+            self._final_tally = past
             self._final_status = self.status()
             self._final_stream_status = self.stream_status()
             try:

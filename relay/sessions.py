@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +18,9 @@ from relay.config_values import parse_ports
 from relay.errors import BusyError, RelayError, RequestError
 from relay.host_rules import HostNotAllowedError
 from relay.observe.event_hub import EventHub, EventKind
+from relay.observe.loop_lag import LoopLag
 from relay.observe.session_logs import SessionLogs
+from relay.observe.tally import Tally
 from relay.observe.watcher import Watcher
 from relay.outbound_http import RuledResolver, open_http
 from relay.pipeline import PipelineResources
@@ -24,7 +28,7 @@ from relay.server_choice import ServerChoice
 from relay.session import Session
 from relay.session_config import SessionConfig
 from relay.session_journal import SessionJournal, close_channels
-from relay.session_state import EndReason
+from relay.session_state import EndReason, SessionState
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +54,11 @@ class SessionManager:
         self.logs = logs or SessionLogs()
         self._settings = settings
         self._watcher = Watcher(self.events, self.list, self._relay_status)
+        self._loop_lag = LoopLag()
+        self._past = Tally()
+        """Of the sessions that have ended."""
+        self._reserved = 0
+        self._began_at = time.monotonic()
         self._resolver: RuledResolver | None = None
         self._sessions: dict[str, Session] = {}
         self._deleted: set[str] = set()
@@ -76,6 +85,7 @@ class SessionManager:
         self._servers = ServerChoice(self._settings, resources.leases, http)
         self._servers.start()
         self._watcher.start()
+        self._loop_lag.start()
         self._journal = SessionJournal(resources.journal)
         await self._take_over(self._journal, resources)
 
@@ -99,6 +109,87 @@ class SessionManager:
             return BusyError(f"all {limit} sessions are taken; stop one or try later", code="full")
         return None
 
+    def why_unready(self) -> BusyError | None:
+        """Why no session should be sent here now: as `why_not_ready`, or the event loop lags."""
+        problem = self.why_not_ready()
+        if problem is None and self._loop_lag.lagging:
+            lag_ms = round(self._loop_lag.worst_s * 1000)
+            problem = BusyError(
+                f"the relay has too much to do: its event loop comes up to {lag_ms} ms late",
+                code="lagging",
+            )
+        return problem
+
+    def dead_supervisors(self) -> builtins.list[str]:
+        """Tasks of the relay's own that should run and do not; empty while all is well."""
+        if self._resources is None:
+            return []
+        supervisors = {"watcher": self._watcher.alive, "loop_lag": self._loop_lag.alive}
+        return [name for name, alive in supervisors.items() if not alive]
+
+    def occupancy(self) -> dict[str, Any]:
+        """How much is taken, for those who spread sessions over several relays."""
+        active, most = len(self.list()), self._settings.max_sessions
+        codec_load = self._resources.codecs.load if self._resources is not None else 0.0
+        taken = (active + self._reserved) / most if most else 0.0
+        return {
+            "active": active,
+            "reserved": self._reserved,
+            "max": most or None,
+            "load": round(min(1.0, max(taken, codec_load)), 3),
+            "codec_load": round(codec_load, 3),
+            "event_loop_lag_ms": round(self._loop_lag.worst_s * 1000, 1),
+        }
+
+    def health(self) -> dict[str, Any]:
+        """How the relay and its sessions fare, in a few figures."""
+        problem = self.why_unready() or self.why_no_server()
+        healths = Counter(session.summary()["health"] or "ending" for session in self.list())
+        return {
+            "uptime_s": round(time.monotonic() - self._began_at, 1),
+            "ready": problem is None,
+            "problem": problem.code if problem else None,
+            "sessions_by_health": dict(healths),
+            "dead_supervisors": self.dead_supervisors(),
+        }
+
+    async def measure(self) -> None:
+        """Look at what only asking tells, for the next `tallies`; never waits for anything."""
+        for session in self.list():
+            await session.measure()
+
+    async def tallies(self) -> builtins.list[tuple[str, Tally]]:
+        """Everything counted and measured: the relay's own with that of ended sessions, under no
+        name, and that of each session that runs. Frames come in between."""
+        running = self.list()
+        found = [("", self._own_tally())]
+        for session in running:
+            # One that has ended meanwhile is not in the relay's own yet.
+            found.append((session.session_id, session.tally()))
+            await asyncio.sleep(0)
+        return found
+
+    def _own_tally(self) -> Tally:
+        own = Tally()
+        own.add_past(self._past)
+        own.stands("ready", at=int(self.why_unready() is None))
+        for state in SessionState:
+            if not state.final:
+                own.stands("sessions", state.value, at=0)
+        if self._settings.max_sessions:
+            own.stands("sessions_max", at=self._settings.max_sessions)
+        own.measured("event_loop_lag_seconds", histogram=self._loop_lag.histogram)
+        own.stands("event_listeners", at=self.events.listeners)
+        own.count("event_listeners_dropped_total", by=self.events.listeners_too_slow)
+        if self._resources is not None:
+            codecs = self._resources.codecs
+            own.stands("codec_threads", at=codecs.threads)
+            own.stands("codec_calls", at=codecs.calls)
+            own.count("codec_busy_seconds_total", by=codecs.busy_s)
+        for server in self.servers():
+            own.stands("servers", server["state"])
+        return own
+
     async def aclose(self, *, timeout_s: float | None = None) -> None:
         """Take no more, end every session, close what they share. Idempotent.
 
@@ -119,6 +210,7 @@ class SessionManager:
         if self._servers is not None:
             await self._servers.aclose()
         await self._watcher.aclose()
+        await self._loop_lag.aclose()
         self.events.close()
         resources, self._resources = self._resources, None
         if resources is not None:
@@ -132,7 +224,11 @@ class SessionManager:
             RequestError: 403 `host_not_allowed`; 409 `output_in_use`: another session writes
                 that channel.
         """
-        return await self._start(config)
+        self._reserved += 1
+        try:
+            return await self._start(config)
+        finally:
+            self._reserved -= 1
 
     async def _start(self, config: SessionConfig, session_id: str | None = None) -> Session:
         self._require_ready()
@@ -157,6 +253,7 @@ class SessionManager:
         self._journal.began(session.session_id, config)
         self._sessions[session.session_id] = session
         self._servers.note_use(config.comfystream_url, session.session_id)
+        self._past.count("sessions_started_total", by=1)
         self.logs.begin(session.session_id)
         session.observers += [self._note_server, self._keep_journal, self._note_end]
         session.start()
@@ -250,6 +347,9 @@ class SessionManager:
     def _note_end(self, session: Session) -> None:
         if session.state.final:
             self.logs.ended(session.session_id)
+            self._past.add_past(session.tally())
+            reason = session.end_reason.value if session.end_reason else "unknown"
+            self._past.count("sessions_ended_total", reason, by=1)
 
     def _relay_status(self) -> dict[str, Any]:
         problem = self.why_not_ready()
@@ -257,6 +357,8 @@ class SessionManager:
             "sessions": len(self.list()),
             "max_sessions": self._settings.max_sessions or None,
             "problem": problem.code if problem else None,
+            "event_loop_lag_ms": round(self._loop_lag.worst_s * 1000, 1),
+            "codec_load": self.occupancy()["codec_load"],
             "listeners": self.events.listeners,
             "listeners_too_slow": self.events.listeners_too_slow,
         }

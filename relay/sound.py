@@ -83,13 +83,17 @@ class Sound:
             case _:
                 return self._input_stream()
 
+    @property
+    def dropped(self) -> Counter[str]:
+        """Sound that is not on the output as it came, by reason."""
+        dropped = self._dropped + self._output.dropped
+        return dropped + self._server.dropped if self._server is not None else dropped
+
     def status(self) -> dict[str, Any]:
         """The `audio` object of the session status."""
         source, output = self._input_stream(), self.output_stream()
-        dropped = self._dropped + self._output.dropped
         silence_ms = 0
         if self._server is not None:
-            dropped += self._server.dropped
             silence_ms = 20 * self._server.timeline.blocks["silence"]
         return {
             "mode": self.mode.value,
@@ -98,7 +102,7 @@ class Sound:
             "units_in": self.units_in,
             "units_out": self._output.units,
             "silence_ms": silence_ms,
-            "dropped": dict(dropped),
+            "dropped": dict(self.dropped),
             "server": self._server.status() if self._server else None,
         }
 

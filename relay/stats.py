@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -64,8 +65,34 @@ class RateMeter:
             self._times.popleft()
 
 
+BOUNDS_S = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075),
+    *(0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0),
+)
+"""Upper bounds, inclusive, of a histogram's buckets; one without a bound follows."""
+
+
+class Histogram:
+    """Durations since the start, by size."""
+
+    __slots__ = ("counts", "sum_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS_S) + 1)
+        self.sum_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(BOUNDS_S, seconds)] += 1
+        self.sum_s += seconds
+
+    def add_all(self, other: Histogram) -> None:
+        """Everything that `other` holds."""
+        self.counts = [mine + its for mine, its in zip(self.counts, other.counts, strict=True)]
+        self.sum_s += other.sum_s
+
+
 class DelayMeter:
-    """Percentiles of a duration over the last seconds.
+    """Percentiles of a duration over the last seconds, and a histogram of all.
 
     Args:
         window_s: how far back it looks; also bounded by `capacity` samples.
@@ -80,8 +107,10 @@ class DelayMeter:
         self.window_s = window_s
         self._clock = clock
         self._samples: deque[tuple[float, float]] = deque(maxlen=capacity)
+        self.histogram = Histogram()
 
     def add(self, seconds: float) -> None:
+        self.histogram.add(seconds)
         self._samples.append((self._clock(), seconds))
 
     def percentiles_ms(self) -> dict[str, float] | None:

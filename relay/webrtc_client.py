@@ -30,6 +30,7 @@ from relay.tasks import run_beside, to_its_end
 from relay.webrtc_audio import SoundLine
 from relay.webrtc_close import close_peer
 from relay.webrtc_ice import IceOptions, check_offer, no_connection, open_peer
+from relay.webrtc_network import NetworkFigures, measure
 from relay.webrtc_tracks import FrameLedger, IncomingVideo, VideoStreamTrack
 
 log = structlog.get_logger(__name__)
@@ -117,6 +118,10 @@ class WebRTCClient:
     def state(self) -> str:
         """W3C's RTCPeerConnectionState."""
         return self._peer.connectionState if self._peer is not None else "new"
+
+    async def network(self) -> NetworkFigures | None:
+        """What is known of the way; None before there is one, and after."""
+        return await measure(self._peer) if self._peer is not None else None
 
     async def connect(
         self, frames: MediaQueue[DecodedFrame], deliver: Callable[[AccessUnit], None]

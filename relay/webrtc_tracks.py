@@ -27,7 +27,7 @@ from relay.media.encoder import VideoEncoder
 from relay.media.timeline import FrameIdentifier, Identified, SentFrame, StampIssuer
 from relay.pacing import FlightControl, OverloadRule
 from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
-from relay.stats import DelayMeter, RateMeter
+from relay.stats import DelayMeter, Histogram, RateMeter
 from relay.webrtc_assembly import AccessUnitAssembler, AssembledUnit
 
 log = structlog.get_logger(__name__)
@@ -54,6 +54,7 @@ class FrameLedger:
     sent: RateMeter = field(default_factory=RateMeter)
     returned: RateMeter = field(default_factory=RateMeter)
     round_trip: DelayMeter = field(default_factory=DelayMeter)
+    encoding: Histogram = field(default_factory=Histogram)
     last_sent_at: float | None = None
     """When a frame of the source was sent."""
     abandoned: int = 0
@@ -232,7 +233,9 @@ class VideoStreamTrack(MediaStreamTrack):
             self._encoder = self._make_encoder(*size)
         stamp = self._ledger.issuer.issue()
         force_keyframe = self._take_keyframe_request()
+        began_at = self._clock()
         units = await self._codecs.run(self._encoder.encode, frame.frame, stamp, force_keyframe)
+        self._ledger.encoding.add(self._clock() - began_at)
         if not units:
             return None
         (unit,) = units

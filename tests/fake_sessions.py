@@ -15,6 +15,7 @@ from relay.errors import BusyError, RelayError, RequestError
 from relay.media.access_unit import DecodedFrame
 from relay.observe.event_hub import EventHub
 from relay.observe.session_logs import SessionLogs
+from relay.observe.tally import Tally
 from relay.session_change import ChangeResult, RequestedChange
 from relay.session_config import SessionConfig
 from relay.session_health import Health
@@ -111,6 +112,9 @@ class FakeSessions:
         self.capacity = capacity
         self.events = EventHub()
         self.logs = SessionLogs()
+        self.dead: builtins.list[str] = []
+        self.measured = 0
+        self.session_tallies: dict[str, Tally] = {}
         self.sessions: dict[str, FakeSession] = {}
         self.started: builtins.list[FakeSession] = []
         """Every session that ever was."""
@@ -151,6 +155,37 @@ class FakeSessions:
 
     def why_no_server(self) -> BusyError | None:
         return self.no_server
+
+    def why_unready(self) -> BusyError | None:
+        return self.why_not_ready()
+
+    def dead_supervisors(self) -> builtins.list[str]:
+        return self.dead
+
+    def occupancy(self) -> dict[str, Any]:
+        return {
+            "active": len(self.sessions),
+            "reserved": 0,
+            "max": self.capacity,
+            "load": 0.0,
+            "codec_load": 0.0,
+            "event_loop_lag_ms": 0.0,
+        }
+
+    def health(self) -> dict[str, Any]:
+        return {
+            "uptime_s": 1.0,
+            "ready": self.why_unready() is None,
+            "problem": None,
+            "sessions_by_health": {},
+            "dead_supervisors": self.dead,
+        }
+
+    async def measure(self) -> None:
+        self.measured += 1
+
+    async def tallies(self) -> builtins.list[tuple[str, Tally]]:
+        return [("", Tally()), *self.session_tallies.items()]
 
     async def aclose(self, *, timeout_s: float | None = None) -> None:
         self.running = False

@@ -173,6 +173,29 @@ class Health(Answer):
     status: Literal["healthy"]
     version: str
     sessions: int
+    uptime_s: float
+    ready: bool
+    problem: str | None
+    sessions_by_health: dict[str, int]
+    dead_supervisors: list[str]
+
+
+class Alive(Answer):
+    """Answer of `GET /healthz`."""
+
+    status: Literal["alive"]
+
+
+class Capacity(Answer):
+    """Answer of `GET /capacity`."""
+
+    success: Literal[True]
+    active: int
+    reserved: int
+    max: int | None
+    load: float
+    codec_load: float
+    event_loop_lag_ms: float
 
 
 class Ready(Answer):

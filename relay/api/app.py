@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 
 from aiohttp import web
 
@@ -11,6 +12,7 @@ from relay.api import (
     event_routes,
     live_routes,
     livepeer_routes,
+    metrics_routes,
     operator_routes,
     page_routes,
     preview_routes,
@@ -19,7 +21,7 @@ from relay.api import (
 )
 from relay.api.access import RATE_LIMIT, make_rate_limit, request_limit, token_guard
 from relay.api.errors import error_border
-from relay.api.keys import PROMPTS, SESSIONS, SETTINGS, SessionService
+from relay.api.keys import HTTP_COUNTS, PROMPTS, SESSIONS, SETTINGS, SessionService
 from relay.api.openapi import describe_api
 from relay.api.origins import allow_origins, origin_guard
 from relay.api.request_context import add_request_id, request_context
@@ -51,6 +53,7 @@ def build_app(settings: Settings, sessions: SessionService) -> web.Application:
     app[SESSIONS] = sessions
     app[STREAMS] = Streams(sessions)
     app[REGISTRATION] = []
+    app[HTTP_COUNTS] = Counter()
     app[preview_routes.STREAMS_NOW] = set()
     app[RATE_LIMIT] = make_rate_limit(settings.requests_per_second)
     app[PROMPTS] = PromptLibrary(settings.text_workflow, settings.workflow_dir)
@@ -59,6 +62,7 @@ def build_app(settings: Settings, sessions: SessionService) -> web.Application:
     app.add_routes(text_routes.routes)
     app.add_routes(preview_routes.routes)
     app.add_routes(event_routes.routes)
+    app.add_routes(metrics_routes.routes)
     app.add_routes(operator_routes.routes)
     app.add_routes(page_routes.routes)
     livepeer_routes.add_routes(app.router)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from relay.config import Settings
 from relay.errors import BusyError
 from relay.observe.event_hub import EventHub
 from relay.observe.session_logs import SessionLogs
+from relay.observe.tally import Tally
 from relay.session_change import RequestedChange
 from relay.session_config import SessionConfig
 from relay.text_output import TextOutput
@@ -92,6 +94,30 @@ class SessionService(Protocol):
         """How many servers of the pool answer; None without a pool."""
         ...
 
+    def why_unready(self) -> BusyError | None:
+        """Why no session should be sent here now; None if one may."""
+        ...
+
+    def dead_supervisors(self) -> Sequence[str]:
+        """The relay's own tasks that should run and do not."""
+        ...
+
+    def occupancy(self) -> dict[str, Any]:
+        """The answer of `GET /capacity`."""
+        ...
+
+    def health(self) -> dict[str, Any]:
+        """Further fields of `GET /health`."""
+        ...
+
+    async def measure(self) -> None:
+        """Look at what only asking tells, before `tallies`."""
+        ...
+
+    async def tallies(self) -> Sequence[tuple[str, Tally]]:
+        """What is counted and measured, with the session's id, or none."""
+        ...
+
     async def aclose(self, *, timeout_s: float | None = None) -> None: ...
 
     async def start_session(self, config: SessionConfig) -> SessionView: ...
@@ -131,6 +157,8 @@ SETTINGS = web.AppKey("settings", Settings)
 SESSIONS = web.AppKey("sessions", SessionService)
 PROMPTS = web.AppKey("prompts", PromptLibrary)
 """What makes workflows of prompts."""
+HTTP_COUNTS: web.AppKey[Counter[tuple[str, str, str]]] = web.AppKey("http_counts")
+"""Requests answered, by route, method and status."""
 REQUEST_ID = web.RequestKey("request_id", str)
 """Names the request in its answer, in the `X-Request-ID` header and in the log."""
 SESSION_ID = web.RequestKey("session_id", str)

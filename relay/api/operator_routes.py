@@ -9,11 +9,12 @@ from importlib.metadata import PackageNotFoundError, version
 from aiohttp import web
 
 from relay import __version__
-from relay.api.answers import Health, Ready, ServerList, Version
+from relay.api.answers import Alive, Capacity, Health, Ready, ServerList, Version
 from relay.api.describe import Operation, describes
 from relay.api.errors import json_answer
 from relay.api.keys import SESSIONS, SETTINGS
 from relay.api.page_routes import INDEX, send_file, wants_page
+from relay.errors import BusyError
 from relay.stream_events import PIPELINE
 
 routes = web.RouteTableDef()
@@ -44,17 +45,39 @@ _PAGE = """<!doctype html>
 @describes(Operation((Health,)))
 async def health(request: web.Request) -> web.StreamResponse:
     """Whether the process answers; a session's troubles are its own status's matter."""
-    sessions = len(request.app[SESSIONS].list())
-    return json_answer({"status": "healthy", "version": __version__, "sessions": sessions})
+    sessions = request.app[SESSIONS]
+    answer = {"status": "healthy", "version": __version__, "sessions": len(sessions.list())}
+    return json_answer(answer | sessions.health())
+
+
+@routes.get("/healthz")
+@describes(Operation((Alive,), errors=(503,)))
+async def alive(request: web.Request) -> web.StreamResponse:
+    """Whether the process should go on: 503 when a task of the relay's own has died."""
+    dead = request.app[SESSIONS].dead_supervisors()
+    if dead:
+        raise BusyError(
+            f"a task of the relay's own has died ({', '.join(dead)}); restart it, and please report"
+            " its log",
+            code="supervisor_died",
+        )
+    return json_answer({"status": "alive"})
+
+
+@routes.get("/capacity")
+@describes(Operation((Capacity,)))
+async def capacity(request: web.Request) -> web.StreamResponse:
+    """How much of the relay is taken, from 0 to 1."""
+    return json_answer({"success": True} | request.app[SESSIONS].occupancy())
 
 
 @routes.get("/readyz")
 @describes(Operation((Ready,), errors=(503,)))
 async def ready(request: web.Request) -> web.StreamResponse:
-    """Whether a session could be started now: 503 while starting, draining or full, and while no
-    server of the pool is free."""
+    """Whether a session should be sent here: 503 while starting, draining, full or lagging, and
+    while no server of the pool is free."""
     sessions = request.app[SESSIONS]
-    problem = sessions.why_not_ready() or sessions.why_no_server()
+    problem = sessions.why_unready() or sessions.why_no_server()
     if problem is not None:
         raise problem
     return json_answer({"status": "ready"})

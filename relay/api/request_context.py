@@ -9,11 +9,12 @@ import uuid
 import structlog
 from aiohttp import web
 
-from relay.api.keys import REQUEST_ID, SAFE_METHODS, SESSION_ID, Handler
+from relay.api.keys import HTTP_COUNTS, REQUEST_ID, SAFE_METHODS, SESSION_ID, Handler
 
 log = structlog.get_logger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-ID"
+_METHODS = SAFE_METHODS | {"POST", "PUT", "PATCH", "DELETE"}
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 
 
@@ -25,6 +26,7 @@ async def request_context(request: web.Request, handler: Handler) -> web.StreamR
     started_at = time.monotonic()
     with structlog.contextvars.bound_contextvars(request_id=request[REQUEST_ID]):
         response = await handler(request)
+        request.app[HTTP_COUNTS][_series(request, response)] += 1
         routine = request.method in SAFE_METHODS and response.status < 400
         fields = {"session_id": request[SESSION_ID]} if SESSION_ID in request else {}
         (log.debug if routine else log.info)(
@@ -37,6 +39,14 @@ async def request_context(request: web.Request, handler: Handler) -> web.StreamR
             **fields,
         )
         return response
+
+
+def _series(request: web.Request, response: web.StreamResponse) -> tuple[str, str, str]:
+    """Bounded, whatever strangers ask for."""
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource is not None else "none"
+    method = request.method if request.method in _METHODS else "other"
+    return route, method, str(response.status)
 
 
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:

@@ -39,7 +39,7 @@ class Hanging(FakeSessions):
     async def aclose(self, *, timeout_s=None):
         await asyncio.Event().wait()
 
-service.create_app = lambda settings: build_app(settings, Hanging())
+service.create_app = lambda settings, logs: build_app(settings, Hanging())
 sys.exit(service.main(sys.argv[1:]))
 """,
 ]
