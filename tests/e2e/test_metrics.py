@@ -8,7 +8,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.stack import Stack
-from tests.faults.scene import free_port, scene
+from tests.faults.scene import scene
+from tests.peers.ports import free_port
 from tests.standin_process import standin_process
 
 pytestmark = pytest.mark.timeout(90)

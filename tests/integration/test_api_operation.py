@@ -19,8 +19,10 @@ from relay.observe.loop_lag import LAGGING_S, LoopLag
 from relay.observe.tally import Tally
 from relay.session_config import SessionConfig
 from relay.sessions import SessionManager
+from tests.e2e.relay_process import relay_process
 from tests.fake_sessions import FakeSessions
 from tests.integration.api_client import Client, api_client, start_body
+from tests.peers.ports import free_port
 
 CONFIG = SessionConfig("http://127.0.0.1:1/in", "http://127.0.0.1:1/out", "http://127.0.0.1:1")
 
@@ -223,11 +225,9 @@ async def test_starts_under_way_are_reserved(monkeypatch: pytest.MonkeyPatch) ->
         assert found.occupancy()["reserved"] == 0
 
 
-async def test_a_port_of_its_own(unused_tcp_port_factory: Any) -> None:
+async def test_a_port_of_its_own() -> None:
     """As a process: RELAY_METRICS_PORT answers beside the API."""
-    from tests.e2e.relay_process import relay_process
-
-    port = unused_tcp_port_factory()
+    port = free_port()
     async with relay_process(metrics_port=str(port), api_token="secret") as relay:
         await relay.logged("relay.metrics_listening", port=port)
         async with aiohttp.ClientSession() as http:
