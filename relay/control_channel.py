@@ -95,12 +95,15 @@ class ControlChannel:
             self.error = None
             reader = JsonMessages()
             async for chunk in segment:
-                self._take(reader.feed(chunk))
+                await self._take(reader.feed(chunk))
             if not segment.truncated:
-                self._take(reader.end())
+                await self._take(reader.end())
 
-    def _take(self, values: list[Any]) -> None:
+    async def _take(self, values: list[Any]) -> None:
         for value in values:
+            # Thousands may be in one chunk, and each may hold workflows to be checked: the media
+            # of every session runs on this loop too.
+            await asyncio.sleep(0)
             if value == KEEPALIVE:
                 continue
             if isinstance(value, BadMessage):

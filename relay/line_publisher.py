@@ -39,6 +39,7 @@ KEEPALIVE_S = 25.0
 LINGER_S = 0.1
 MOST_BATCH_BYTES = 256 * 1024
 MOST_LINES_WAITING = 1000
+MOST_BYTES_WAITING = 4 << 20
 MOST_LINE_BYTES = 60 * 1024
 """A gateway's line reader gives up at 64 KiB."""
 LONGEST_WAIT_S = 15.0
@@ -89,6 +90,7 @@ class LinePublisher:
         self._create = create
         self._on_gone = on_gone
         self._lines: deque[bytes] = deque()
+        self._bytes_waiting = 0
         self._changed = asyncio.Event()
         self._closing = False
         self._keep_channel = False
@@ -108,10 +110,14 @@ class LinePublisher:
             self.lines_dropped += 1
             self._limited_log.warning("channel.line_too_long", bytes=len(line))
             return False
-        if len(self._lines) >= MOST_LINES_WAITING:
-            self._lines.popleft()
+        while (
+            len(self._lines) >= MOST_LINES_WAITING
+            or self._bytes_waiting + len(line) > MOST_BYTES_WAITING
+        ):
+            self._next_line()
             self.lines_dropped += 1
         self._lines.append(line)
+        self._bytes_waiting += len(line)
         self._changed.set()
         return True
 
@@ -202,6 +208,11 @@ class LinePublisher:
         batch: list[bytes] = []
         size = 0
         while self._lines and size < MOST_BATCH_BYTES and len(batch) < self._lines_a_segment:
-            batch.append(self._lines.popleft())
+            batch.append(self._next_line())
             size += len(batch[-1])
         return batch
+
+    def _next_line(self) -> bytes:
+        line = self._lines.popleft()
+        self._bytes_waiting -= len(line)
+        return line

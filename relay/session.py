@@ -16,6 +16,7 @@ from relay.channels import SessionChannels
 from relay.comfystream_processor import ComfyStreamProcessor, LinkState
 from relay.errors import ProcessingError, RelayError, RequestError
 from relay.events_channel import EventsChannel
+from relay.log_limit import LimitedLog
 from relay.observe.diagnosis import diagnose
 from relay.observe.event_hub import EventKind
 from relay.observe.session_watch import SessionWatch
@@ -84,6 +85,7 @@ class Session:
         """Called on the event loop when its state or its configuration has changed, or an attempt
         to connect failed."""
         self._log = log.bind(session_id=self.session_id)
+        self._limited_log = LimitedLog(self._log)
         self._hub = resources.events
         self._watch = SessionWatch()
         self._state_reason = "requested"
@@ -481,7 +483,9 @@ class Session:
         try:
             requested = self.request_change(message, lenient=True)
         except RelayError as error:
-            self._log.warning("channel.control_refused", code=error.code, error=error.message)
+            self._limited_log.warning(
+                "channel.control_refused", code=error.code, error=error.message
+            )
             self._channels.note_bad(error.message)
             return
         requested.result.add_done_callback(self._channels.note_result)

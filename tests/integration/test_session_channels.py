@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
 import pytest
 
 from relay.channels import SessionChannels
-from relay.line_publisher import MOST_LINE_BYTES, MOST_LINES_WAITING, LinePublisher
+from relay.line_publisher import (
+    MOST_BYTES_WAITING,
+    MOST_LINE_BYTES,
+    MOST_LINES_WAITING,
+    LinePublisher,
+)
 from relay.session_config import SessionConfig
 from relay.trickle.publisher import TricklePublisher
 from relay.trickle.server import TrickleServer
@@ -37,15 +42,20 @@ class Heard:
 
     def __init__(self, http: aiohttp.ClientSession, **urls: str) -> None:
         self.messages: list[dict[str, Any]] = []
+        self.on_message: Callable[[], object] = lambda: None
         self.control_ended = asyncio.Event()
         config = SessionConfig("http://h/in", "http://h/out", "http://h", **urls)
         self.channels = SessionChannels(
             config,
             http,
-            self.messages.append,
+            self._take,
             self.control_ended.set,
             wait_for_channel_s=5.0,
         )
+
+    def _take(self, message: dict[str, Any]) -> None:
+        self.messages.append(message)
+        self.on_message()
 
     async def __aenter__(self) -> Heard:
         self.channels.start()
@@ -82,6 +92,31 @@ async def test_control_messages_come_in_order_and_bad_ones_are_counted(
         status = heard.channels.status()["control"]
         assert (status["messages"], status["bad"]) == (3, 2)
         assert "no JSON object" in status["last_problem"]
+
+
+async def test_a_flood_in_one_segment_lets_others_have_their_turns(
+    trickle: TrickleServer, http: aiohttp.ClientSession
+) -> None:
+    """F53: the loop that reads the messages is the loop that media runs on."""
+    url = f"{trickle.url.rstrip('/')}/control"
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    turn_of: list[int] = []
+    async with Heard(http, control_url=url) as heard, TricklePublisher(url) as publisher:
+        heard.on_message = lambda: turn_of.append(turns)
+        working = asyncio.ensure_future(others())
+        try:
+            await publish(publisher, b'{"n": 1}\n' * 500)
+            await until(lambda: len(heard.messages) == 500)
+        finally:
+            working.cancel()
+    assert len(set(turn_of)) == 500
 
 
 async def test_lines_of_text_come_once_whole_and_in_batches(
@@ -134,5 +169,10 @@ async def test_what_can_not_be_published_is_dropped_and_counted(
     for number in range(MOST_LINES_WAITING + 5):
         assert publisher.send({"n": number})
     assert publisher.lines_dropped == 6
+    line = "x" * (MOST_LINE_BYTES - 100)
+    for _ in range(200):
+        assert publisher.send({"data": line})
+    waiting = 1000 + 5 + 200 + 1 - publisher.lines_dropped
+    assert 0.9 * MOST_BYTES_WAITING < waiting * len(line) <= MOST_BYTES_WAITING
     publisher.start()
     await publisher.aclose()

@@ -16,15 +16,25 @@ class LossyUdp:
 
     Attributes:
         loss: the share of datagrams that is lost at random, 0 to 1.
+        largest_dtls: bytes of the largest datagram of the data channels that gets through; None for
+            any.
+        too_large: how many did not.
     """
 
     def __init__(self, seed: int = 1) -> None:
         self.loss = 0.0
+        self.largest_dtls: int | None = None
+        self.too_large = 0
         self.lost = 0
         self._random = random.Random(seed)
 
-    def loses(self) -> bool:
-        """Whether the next datagram is lost."""
+    def loses(self, data: bytes = b"") -> bool:
+        """Whether the next datagram, which is `data`, is lost."""
+        # RFC 7983, section 7: DTLS records begin with 20 to 63.
+        is_dtls = bool(data) and 20 <= data[0] <= 63
+        if is_dtls and self.largest_dtls is not None and len(data) > self.largest_dtls:
+            self.too_large += 1
+            return True
         lost = self._random.random() < self.loss
         self.lost += lost
         return lost
@@ -41,11 +51,11 @@ def lossy_udp() -> Iterator[LossyUdp]:
     )
 
     def lossy_receive(self: StunProtocol, data: bytes, address: Any) -> None:
-        if not way.loses():
+        if not way.loses(data):
             receive(self, data, address)
 
     async def lossy_send(self: StunProtocol, data: bytes, address: Any) -> None:
-        if not way.loses():
+        if not way.loses(data):
             await send(self, data, address)
 
     def lossy_send_stun(self: StunProtocol, message: Any, address: Any) -> None:
