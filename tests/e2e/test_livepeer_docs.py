@@ -15,8 +15,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.e2e.test_lifecycle import free_port
 from tests.integration.test_readme_examples import blocks
+from tests.peers.ports import free_port, until_listening
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "livepeer.md").read_text()
@@ -59,17 +59,14 @@ class Shell:
             stderr=asyncio.subprocess.DEVNULL,
         )
 
-    async def answers(self, path: str) -> None:
-        """Return once a server of the page answers there."""
-        url = self.here(path)
+    async def channel_is_there(self, url: str) -> None:
+        """Return once somebody has made it."""
+        url = self.here(f"{url}/next")
         async with aiohttp.ClientSession() as http, asyncio.timeout(DEADLINE_S):
             while True:
-                try:
-                    async with http.get(url) as reply:
-                        if reply.status == 200:
-                            return
-                except aiohttp.ClientError:
-                    pass
+                async with http.get(url) as reply:
+                    if reply.status == 200:
+                        return
                 await asyncio.sleep(0.05)
 
 
@@ -81,19 +78,15 @@ def end(process: asyncio.subprocess.Process) -> None:
 @asynccontextmanager
 async def in_terminals(shell: Shell, lines: list[str]) -> AsyncIterator[None]:
     """Each line runs until the end; each is there before the next."""
-    ready = {
-        "relay.trickle": "http://127.0.0.1:8935/",
-        "comfystream_standin": "http://127.0.0.1:8889/health",
-        "trickle_relay_service": "http://127.0.0.1:8890/health",
-        "test_pattern": "http://127.0.0.1:8935/ai/trickle/s1/next",
-    }
+    *servers, source = lines
     processes = []
     try:
-        for line, (name, url) in zip(lines, ready.items(), strict=True):
-            assert name in line
+        for line, port in zip(servers, PORTS, strict=True):
+            assert port in line
             processes.append(await shell.begin(f"exec {line}"))
-            if name != "relay.trickle":
-                await shell.answers(url)
+            await until_listening(int(shell.ports[port]), processes[-1], DEADLINE_S)
+        processes.append(await shell.begin(f"exec {source}"))
+        await shell.channel_is_there(source.split()[-1])
         yield
     finally:
         for process in processes:
