@@ -54,13 +54,13 @@ async def test_wait_tells_of_segments_that_the_server_had_given_up() -> None:
 @pytest.mark.parametrize("fps", [15, 60])
 async def test_the_output_has_the_rate_that_was_asked_for(fps: int) -> None:
     """A source of 30 fps: the output's times are a grid of that rate, strictly rising, and each
-    place shows the source's picture of that time, or the one before it; where the server dropped
-    a frame (a busy machine), for a moment the one after."""
+    place shows the source's picture of that time, or the one before it. Without a workflow: one
+    that drops frames, on a busy machine, would put wrong times on others."""
     options = PatternOptions(frames=150, plain=True)
     viewer = Viewer()
     async with running_stack() as stack:
         async with in_background(publish_live(stack.channel("camera"), generate(options))):
-            session = await stack.start("camera", output_fps=fps)
+            session = await stack.start("camera", output_fps=fps, prompts=[])
             async with in_background(viewer.watch(stack.channel("camera-processed"))):
                 await viewer.wait_for(lambda v: v.ended, 30)
         status = await stack.status(session)
@@ -70,11 +70,10 @@ async def test_the_output_has_the_rate_that_was_asked_for(fps: int) -> None:
     assert len(times) > 3 * fps
     assert all(gap > 0 and gap % step == 0 for gap in steps)
     assert steps.count(step) > 0.9 * len(steps)
-    behind = [frame.pts - options.pts(frame.number or 0) for frame in viewer.frames]
-    source_step = options.pts(1) - options.pts(0)
-    assert all(ticks >= -step // 2 - source_step for ticks in behind)
-    assert sum(ticks >= -step // 2 for ticks in behind) > 0.8 * len(behind)
+    for frame in viewer.frames:
+        assert frame.number is not None
+        assert frame.pts - options.pts(frame.number) >= -step // 2
     assert status["output_fps"] == fps
     assert status["output"]["frames_repeated"] >= (60 if fps == 60 else 0)
     dropped = status["frames_dropped"].get("processed_frames", {}).get("output_rate", 0)
-    assert (dropped > 40) == (Fraction(fps) < options.fps)
+    assert dropped > 0 or fps > options.fps
