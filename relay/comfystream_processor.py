@@ -27,7 +27,7 @@ from relay.comfystream.signalling import exchange_offer
 from relay.comfystream.workflow_check import takes_sound
 from relay.errors import BusyError, ProcessingError
 from relay.fallback import GRACE_S, Fallback
-from relay.live_changes import LiveChanges, NewConnectionWanted
+from relay.live_changes import LiveChanges, NewConnectionWanted, OtherServerWanted
 from relay.media.access_unit import AccessUnit, DecodedFrame
 from relay.media.encoder import VideoEncoder
 from relay.observe.tally import Tally
@@ -126,6 +126,7 @@ class ComfyStreamProcessor:
             update_timeout_s=policy.update_timeout_s,
         )
         self._move = ServerMove(other_servers, self.changes)
+        self.changes.other_server_free = self._move.would_help
         self._answered = 0
         """Processed pictures up to the last failure."""
         self._on_config = on_config
@@ -183,8 +184,10 @@ class ComfyStreamProcessor:
                 try:
                     await self._process_once(frames)
                     return
-                except NewConnectionWanted:
+                except NewConnectionWanted as wanted:
                     self._set_link_state(LinkState.WAITING)
+                    if isinstance(wanted, OtherServerWanted):
+                        await _discarding(frames, self._move_from(wanted.error))
                     continue
                 except ProcessingError as error:
                     self._note_failure(error)

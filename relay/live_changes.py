@@ -41,6 +41,14 @@ class NewConnectionWanted(Exception):
     """What is asked for now takes another connection than the present one."""
 
 
+class OtherServerWanted(NewConnectionWanted):
+    """It takes another server too: this one runs somebody else's prompts."""
+
+    def __init__(self, error: RequestError) -> None:
+        super().__init__(error.message)
+        self.error = ProcessingError(error.message, code=error.code)
+
+
 class LiveChanges:
     """One session's configuration in force, and the changes that wait.
 
@@ -64,6 +72,9 @@ class LiveChanges:
         self.config = config
         self.lease = lease
         self.queue = ChangeQueue()
+        self.other_server_free: Callable[[], bool] = lambda: False
+        """Whether the session may go to another server, and one is free."""
+        self._lease_wanted = False
         self._acquire = acquire
         self._on_config = on_config
         self._update_timeout_s = update_timeout_s
@@ -74,8 +85,17 @@ class LiveChanges:
 
     # -- between connections ------------------------------------------------------------------
 
+    @property
+    def wants_lease(self) -> bool:
+        """Whether the next connection takes a server for itself."""
+        return bool(self.config.prompts) or self._lease_wanted
+
     def adopt(self) -> None:
-        """No connection stands: the next one is made with everything that waits."""
+        """No connection stands: the next one is made with everything that waits.
+
+        Raises:
+            OtherServerWanted: that takes another server.
+        """
         for unproven in self._unproven:
             unproven.put_back()
         self._unproven.clear()
@@ -86,6 +106,9 @@ class LiveChanges:
                 self._take_lease(wanted)
             except RequestError as error:
                 batch.failed(error)
+            except OtherServerWanted:
+                batch.put_back()
+                raise
             else:
                 self._unproven.append(batch)
                 self._put_in_force(wanted)
@@ -108,10 +131,10 @@ class LiveChanges:
 
     def move_to(self, url: str) -> None:
         """No connection stands: the next one is made to another server, which nobody has leased."""
-        if self.lease is not None:
-            lease = self._acquire(url)
-            self.lease.release()
-            self.lease = lease
+        if self.wants_lease:
+            before, self.lease = self.lease, self._acquire(url)
+            if before is not None:
+                before.release()
         self._proven = replace(self._proven, comfystream_url=url)
         self._put_in_force(replace(self.config, comfystream_url=url))
 
@@ -164,6 +187,9 @@ class LiveChanges:
             except RequestError as error:
                 batch.failed(error)
                 return
+            except OtherServerWanted:
+                batch.put_back()
+                raise
             batch.put_back()
             raise NewConnectionWanted
         updated = False
@@ -246,10 +272,19 @@ class LiveChanges:
     # -- the configuration --------------------------------------------------------------------
 
     def _take_lease(self, wanted: SessionConfig) -> None:
-        if wanted.prompts and self.lease is None:
+        self._lease_wanted = bool(wanted.prompts)
+        if not self._lease_wanted or self.lease is not None:
+            return
+        try:
             self.lease = self._acquire(wanted.comfystream_url)
+        except RequestError as error:
+            if self.other_server_free():
+                raise OtherServerWanted(error) from error
+            self._lease_wanted = False
+            raise
 
     def _put_in_force(self, config: SessionConfig) -> None:
+        self._lease_wanted = False
         if config != self.config:
             self.config = config
             self._on_config(config)

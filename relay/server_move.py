@@ -63,9 +63,8 @@ class ServerMove:
 
     def would_help(self) -> bool:
         """Whether there is another server to go to, for one who would have to wait at this one."""
-        config = self._changes.config
         return self._servers is not None and self._servers.any_free(
-            prompts=bool(config.prompts), without=self._without()
+            prompts=self._changes.wants_lease, without=self._without()
         )
 
     async def choose(self, error: ProcessingError, *, answered: bool) -> str:
@@ -84,14 +83,16 @@ class ServerMove:
         self._in_vain += 1
         if self._servers is None or not self._is_due(error):
             raise error
-        config = self._changes.config
         try:
-            url = await self._servers.choose(prompts=bool(config.prompts), without=self._without())
+            url = await self._servers.choose(
+                prompts=self._changes.wants_lease, without=self._without()
+            )
         except BusyError as busy:
             raise ProcessingError(f"{error.message}; {busy.message}", code=error.code) from None
         self.moves += 1
         self._in_vain = 0
-        log.warning("comfystream.moved", old=config.comfystream_url, new=url, code=error.code)
+        old = self._changes.config.comfystream_url
+        log.warning("comfystream.moved", old=old, new=url, code=error.code)
         return url
 
     def _is_due(self, error: ProcessingError) -> bool:

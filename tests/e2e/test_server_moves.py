@@ -12,7 +12,7 @@ import pytest
 
 from demo.live_publisher import publish_live
 from demo.test_pattern import PatternOptions, generate
-from tests.e2e.stack import Stack, Viewer, in_background, running_stack
+from tests.e2e.stack import INVERT, Stack, Viewer, in_background, running_stack
 from tests.standin_process import StandIn, standin_process
 
 pytestmark = pytest.mark.timeout(90)
@@ -33,9 +33,9 @@ async def pool_of_two(**settings: Any) -> AsyncIterator[tuple[Stack, StandIn, St
                 yield stack, first, second
 
 
-async def start(stack: Stack, channel: str = "camera") -> str:
+async def start(stack: Stack, channel: str = "camera", **request: Any) -> str:
     """A session that leaves the choice of the server to the relay."""
-    return await stack.start(channel, comfystream_url=None)
+    return await stack.start(channel, comfystream_url=None, **request)
 
 
 async def servers(stack: Stack) -> list[tuple[str, list[str]]]:
@@ -151,5 +151,33 @@ async def test_a_server_that_was_left_uncleanly_is_not_waited_for() -> None:
             await inverted_again(viewer)
             status = await stack.status(session)
             assert status["status"] == "active"
+            await stack.call("DELETE", f"/session/{session}")
+    assert all(a.pts < b.pts for a, b in pairwise(viewer.frames))
+
+
+async def test_prompts_for_a_session_whose_server_is_taken_take_it_to_another() -> None:
+    """Sessions without prompts share a server with one that has some; a change gives them one of
+    their own, as long as there is one."""
+    viewer = Viewer()
+    async with pool_of_two() as (stack, first, second):
+        plain = await start(stack, prompts=[])
+        sharing = await start(stack, "second", prompts=[])
+        taking = await start(stack, "third")
+        assert (await stack.status(plain))["comfystream_url"] == first.url
+        assert (await stack.status(taking))["comfystream_url"] == first.url
+        await stack.wait_for_status(plain, lambda s: s["status"] == "active")
+        async with in_background(viewer.watch(stack.channel("camera-processed"))):
+            answer = await stack.call("PATCH", f"/session/{plain}", json={"prompts": INVERT})
+            assert (answer[0], answer[1].get("result")) == (200, "applied"), answer
+            await inverted_again(viewer)
+            status = await stack.status(plain)
+            assert (status["comfystream_url"], status["mode"]) == (second.url, "workflow")
+            assert [names for _, names in await servers(stack)] == [
+                [taking],
+                sorted([sharing, plain]),
+            ]
+            refused = await stack.call("PATCH", f"/session/{sharing}", json={"prompts": INVERT})
+            assert (refused[0], refused[1]["code"]) == (409, "comfystream_busy")
+        for session in (plain, sharing, taking):
             await stack.call("DELETE", f"/session/{session}")
     assert all(a.pts < b.pts for a, b in pairwise(viewer.frames))
