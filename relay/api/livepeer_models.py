@@ -129,6 +129,7 @@ class StreamConfig(BaseModel):
 class StreamStarted(BaseModel):
     """Answer to a start. The three addresses are empty, as ai-runner's; nobody reads them."""
 
+    success: bool = True
     status: str = "success"
     message: str = "Stream started successfully"
     request_id: str
@@ -139,6 +140,9 @@ class StreamStarted(BaseModel):
     subscribe_url: str = ""
     publish_url: str = ""
     control_url: str = ""
+    manifest_id: str = Field(description="ComfyStream's first BYOC server has this and the next.")
+    input_stream_url: str | None
+    output_stream_url: str | None
 
 
 class StreamDone(BaseModel):
@@ -265,7 +269,7 @@ def stream_config_from(
     faults: list[dict[str, str]] = []
     start: StreamStart | None = None
     try:
-        start = model.model_validate(body)
+        start = model.model_validate(body | _of_the_first_byoc_server(body))
     except ValidationError as error:
         faults = [
             {"field": quoted(str((*entry["loc"], "the body")[0])), "problem": _problem(entry)}
@@ -296,7 +300,7 @@ def stream_config_from(
         raise ValidationFailed([_by_their_names(f) for f in error.details["details"]]) from None
     return replace(
         config,
-        channels_given=True,
+        channels_given="stream_url" not in body,
         control_url=start.control_url,
         events_url=start.events_url,
         data_url=start.data_url,
@@ -304,6 +308,15 @@ def stream_config_from(
         params=params,
         warnings=(*config.warnings, *warnings),
     )
+
+
+def _of_the_first_byoc_server(body: Mapping[str, object]) -> dict[str, object]:
+    """What ComfyStream's own BYOC server of June 2025 was sent, by the names of now. Nobody made
+    the channels for it."""
+    source, output = body.get("stream_url"), body.get("output_stream_url")
+    if not isinstance(source, str) or not source:
+        return {}
+    return {"subscribe_url": source, "publish_url": output or f"{source}-out"}
 
 
 def _params_of(body: Mapping[str, object], start: StreamStart) -> dict[str, Any]:

@@ -245,6 +245,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
         router.add_get(f"{prefix}/stream/status", stream_status)
         router.add_get(f"{prefix}/stream/{{stream_id}}/status", one_stream_status)
         router.add_get(f"{prefix}/streams", list_streams)
+    router.add_delete("/stream/{stream_id}", stop_stream)  # ComfyStream's first BYOC server
     # ai-runner's: a trailing slash does no harm, and its inner process has ways of its own.
     router.add_post("/live-video-to-video/", start_live_video)
     router.add_post("/api/params", change_stream)
@@ -306,6 +307,9 @@ def _started(request: web.Request, stream: Stream) -> web.Response:
                 height=config.height,
             ),
             warnings=list(config.warnings),
+            manifest_id=stream.names.manifest_id or stream.request_id,
+            input_stream_url=_shown(config.input_stream_url),
+            output_stream_url=_shown(config.output_stream_url),
         )
     )
 

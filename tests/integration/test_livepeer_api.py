@@ -182,6 +182,30 @@ async def test_ai_runners_inner_calls(client: Client, sessions: FakeSessions) ->
     assert (one["type"], one["state"], one["pipeline"]) == ("status", "ONLINE", "comfyui")
 
 
+async def test_the_start_of_comfystreams_first_byoc_server(
+    client: Client, sessions: FakeSessions
+) -> None:
+    """stream_url, prompts beside it, the output's name by rule; ended with DELETE."""
+    body = {
+        "gateway_request_id": "g1",
+        "stream_url": ORCHESTRATOR,
+        "prompts": [INVERT],
+        "width": 640,
+        "height": 480,
+    }
+    status, answer = await post(client, "/stream/start", body)
+    assert (status, answer["success"], answer["manifest_id"]) == (200, True, "g1")
+    assert answer["input_stream_url"] == ORCHESTRATOR
+    assert answer["output_stream_url"] == f"{ORCHESTRATOR}-out"
+    config = only(sessions)
+    assert (config.prompts, config.width, config.height) == ([INVERT], 640, 480)
+    assert not config.channels_given
+    assert (await get(client, "/stream/g1/status"))[1]["running"] is True
+    async with client.delete("/stream/g1") as stopped:
+        assert stopped.status == 200
+    assert sessions.sessions == {}
+
+
 async def test_what_the_worker_is(client: Client) -> None:
     """pytrickle's three, and its fields of /version; there is no GPU here to speak of."""
     version = (await get(client, "/version"))[1]

@@ -211,6 +211,26 @@ def test_every_state_and_health_has_a_word(
         assert word in (StreamState.OFFLINE, StreamState.ERROR)
 
 
+def test_every_time_is_a_whole_number_of_milliseconds() -> None:
+    """Gateways refuse others: of every event that a stream may send, also nested."""
+    gateway = Gateway()
+    view = replace(ACTIVE, input_age_s=0.0123456, output_age_s=0.7654321, problem_code=None)
+    broken = replace(view, problem="it broke", problem_code="comfystream_unreachable")
+    messages = [*gateway.sees(view), *gateway.sees(broken, 0.1), *gateway.sees(view, 20.0)]
+    messages += gateway.sees(replace(view, reconnects=1, params={"width": 640}), 0.1)
+    times: list[tuple[str, object]] = []
+
+    def collect(value: object) -> None:
+        for name, inner in value.items() if isinstance(value, dict) else ():
+            if name == "time" or name.endswith(("_time", "timestamp")):
+                times.append((name, inner))
+            collect(inner)
+
+    collect({str(number): message for number, message in enumerate(messages)})
+    assert len(times) > 30
+    assert [entry for entry in times if type(entry[1]) not in (int, type(None))] == []
+
+
 def test_the_heartbeat_is_pytrickles() -> None:
     """Every 10 s from the start, with the addresses that there are."""
     reporter = StreamReporter(
