@@ -15,13 +15,18 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from relay.codec_executor import CodecExecutor
 from relay.media.access_unit import CLOCK_RATE, AccessUnit, ElementaryStream
 from relay.media.audio_decoder import AudioDecoder, OpusDecoder
 from relay.media.audio_encoder import AudioEncoder, output_stream
-from relay.media.audio_grid import BLOCK_SAMPLES, BLOCK_TICKS, AudioGrid, Samples, SoundBlock
+from relay.media.audio_grid import (
+    BLOCK_SAMPLES,
+    BLOCK_TICKS,
+    AudioGrid,
+    Samples,
+    SoundBlock,
+    silence,
+)
 from relay.queues import MediaQueue
 from relay.session_config import AudioCodec
 from relay.sound_placement import ReturnedPacket, SentSound, SoundPlacement
@@ -210,7 +215,7 @@ class ServerSound:
         returned = []
         for packet in packets:
             samples = decoder.decode(packet.data) if decoder is not None else None
-            returned.append(_SILENCE if samples is None else samples)
+            returned.append(silence(BLOCK_SAMPLES) if samples is None else samples)
         return blocks, filled, returned
 
     def _fill_until(self, units: list[AccessUnit] | None = None) -> int | None:
@@ -282,9 +287,6 @@ class ServerSound:
                 for origin in ("processed", "source", "silence")
             },
         }
-
-
-_SILENCE = np.zeros((BLOCK_SAMPLES, 2), np.int16)
 
 
 def _ignore(_unit: AccessUnit) -> None:

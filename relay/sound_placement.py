@@ -17,10 +17,9 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-import numpy as np
-
+from relay.media import arrays as np
 from relay.media.audio_encoder import OpusEncoder
-from relay.media.audio_grid import BLOCK_SAMPLES, SAMPLE_RATE, Samples
+from relay.media.audio_grid import BLOCK_SAMPLES, SAMPLE_RATE, Samples, silence
 from relay.stats import DelayMeter
 
 LOOKAHEAD_SAMPLES = 2 * OpusEncoder.LOOKAHEAD_SAMPLES
@@ -145,7 +144,7 @@ class SoundPlacement:
             return []  # late: its place was filled
         elif ahead > 0:
             self._sent.lost_samples += ahead
-            self._append(np.zeros((ahead, 2), np.int16))
+            self._append(silence(ahead))
         self._expected = (timestamp + len(samples)) % RTP_MODULUS
         self._append(samples)
         return self._cut(arrived_at)

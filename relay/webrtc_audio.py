@@ -12,7 +12,6 @@ from fractions import Fraction
 from typing import Any, Protocol
 
 import av
-import numpy as np
 import structlog
 from aiortc import (
     MediaStreamTrack,
@@ -27,7 +26,7 @@ from relay import aiortc_internals
 from relay.codec_executor import CodecExecutor
 from relay.errors import ProcessingError
 from relay.media.audio_encoder import OpusEncoder
-from relay.media.audio_grid import BLOCK_SAMPLES, SAMPLE_RATE, SoundBlock
+from relay.media.audio_grid import BLOCK_SAMPLES, SAMPLE_RATE, SoundBlock, silence
 from relay.processor import SoundExchange
 from relay.queues import MediaQueue, QueueClosed
 from relay.sound_placement import ReturnedPacket, SentBlock, SentSound
@@ -53,7 +52,6 @@ REORDER_PACKETS = 3
 _REORDER_SPAN = 100
 _SEQUENCE_MODULUS = 1 << 16
 _TIME_BASE = Fraction(1, SAMPLE_RATE)
-_SILENCE = np.zeros((BLOCK_SAMPLES, 2), np.int16)
 
 
 class AudioStreamTrack(MediaStreamTrack):
@@ -104,7 +102,7 @@ class AudioStreamTrack(MediaStreamTrack):
             raise MediaStreamError
         try:
             block = await self._next_block()
-            samples = block.samples if block is not None else _SILENCE
+            samples = block.samples if block is not None else silence(BLOCK_SAMPLES)
             data = await self._codecs.run(self._encoder.encode, samples)
         except (asyncio.CancelledError, MediaStreamError):
             raise

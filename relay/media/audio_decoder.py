@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
-import numpy as np
 from av.audio.codeccontext import AudioCodecContext
-from numpy.typing import NDArray
 
 from relay.errors import MediaError
 from relay.media import adts, opus_ts
+from relay.media import arrays as np
 from relay.media.access_unit import CLOCK_RATE, TIME_BASE, AccessUnit, ElementaryStream
 from relay.media.decoder import padded_packet
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAX_CODED_FRAME_BYTES = 1 << 16
 """More than any codec's largest frame; a remainder that grows beyond is garbage."""

@@ -7,17 +7,19 @@ An encoder looks ahead, so its first unit begins before its first sample: AAC 10
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import av
-import numpy as np
-from numpy.typing import NDArray
 
 from relay.errors import MediaError
 from relay.media import adts, opus_ts
+from relay.media import arrays as np
 from relay.media.access_unit import AccessUnit, ElementaryStream, MediaKind
 from relay.media.audio_grid import BLOCK_TICKS, SAMPLE_RATE, TICKS_PER_SAMPLE, Samples, SoundBlock
 from relay.session_config import AudioCodec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 AAC_STREAM: Final = ElementaryStream(MediaKind.AUDIO, "aac", 0x0F)
 OPUS_STREAM: Final = opus_ts.STEREO

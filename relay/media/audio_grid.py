@@ -15,21 +15,23 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import av
-import numpy as np
-from numpy.typing import NDArray
 
+from relay.media import arrays as np
 from relay.media.access_unit import CLOCK_RATE
 from relay.media.audio_decoder import PcmFrame
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SAMPLE_RATE: Final = 48_000
 BLOCK_SAMPLES: Final = 960
 BLOCK_TICKS: Final = 1800
 TICKS_PER_SAMPLE: Final = CLOCK_RATE / SAMPLE_RATE
 
-Samples = NDArray[np.int16]
+Samples: TypeAlias = "NDArray[np.int16]"
 """Shape (n, 2), 48 kHz."""
 
 _GAP_TICKS = CLOCK_RATE * 4 // 100
@@ -147,7 +149,7 @@ class AudioGrid:
         self._flush_resampler()
         blocks = self._cut_blocks()
         if self._held_samples:
-            self._append(np.zeros((BLOCK_SAMPLES - self._held_samples, 2), np.int16), silent=True)
+            self._append(silence(BLOCK_SAMPLES - self._held_samples), silent=True)
             blocks += self._cut_blocks()
         return blocks
 
@@ -223,7 +225,7 @@ class AudioGrid:
     def _fill(self, count: int) -> None:
         self.samples_filled += count
         self._behind_silence = True
-        self._append(np.zeros((count, 2), np.int16), silent=True)
+        self._append(silence(count), silent=True)
 
     def _append(self, samples: Samples, *, silent: bool) -> None:
         if len(samples):
@@ -251,10 +253,15 @@ class AudioGrid:
         return blocks
 
 
+def silence(count: int) -> Samples:
+    """So many samples of it, shape (count, 2)."""
+    return np.zeros((count, 2), np.int16)
+
+
 def _stereo(frames: list[av.AudioFrame]) -> Samples:
     """Resampled frames as (n, 2)."""
     if not frames:
-        return np.zeros((0, 2), np.int16)
+        return silence(0)
     parts = []
     for frame in frames:
         channels = frame.layout.nb_channels
