@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from relay.codec_executor import CodecExecutor
 from relay.media.access_unit import DecodedFrame
-from relay.media.jpeg import encode_jpeg
+from relay.media.jpeg import JpegEncoder
 
 WIDTHS = (160, 320, 480, 640, 960, 1280, 1920)
 """Widths that a picture is made in, beside its own: few, so that viewers share them."""
@@ -38,11 +38,16 @@ class PicturePreview:
     """The newest picture at one place of a session. Belongs to the event loop.
 
     Args:
+        jpegs: used on the thread beside the codecs' alone.
         clock: seconds, monotonic.
     """
 
     def __init__(
-        self, codecs: CodecExecutor, *, clock: Callable[[], float] = time.monotonic
+        self,
+        codecs: CodecExecutor,
+        jpegs: JpegEncoder,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.number = 0
         """Of the newest picture; 0 before the first."""
@@ -50,6 +55,7 @@ class PicturePreview:
         self.watchers: set[asyncio.Event] = set()
         """Set with each new picture, and at the end."""
         self._codecs = codecs
+        self._jpegs = jpegs
         self._clock = clock
         self._picture: DecodedFrame | None = None
         self._made: dict[int, Jpeg] = {}
@@ -86,7 +92,7 @@ class PicturePreview:
             if picture is None:
                 return None
             made_at = self._clock()
-            data, height = await self._codecs.run_beside(encode_jpeg, picture.frame, wide)
+            data, height = await self._codecs.run_beside(self._jpegs.encode, picture.frame, wide)
             made = Jpeg(data, number, wide, height, made_at)
             if not self.closed:
                 self._made[wide] = made

@@ -8,6 +8,7 @@ from typing import Any
 
 from relay.codec_executor import CodecExecutor
 from relay.errors import BusyError
+from relay.media.jpeg import JpegEncoder
 from relay.previews import PicturePreview
 from relay.stream_tee import StreamTee
 
@@ -19,9 +20,10 @@ class Viewing:
     """Pictures at both ends, and the output's stream."""
 
     def __init__(self, codecs: CodecExecutor) -> None:
-        self.input = PicturePreview(codecs)
+        jpegs = JpegEncoder()
+        self.input = PicturePreview(codecs, jpegs)
         """As decoded from the input, in the session's size."""
-        self.output = PicturePreview(codecs)
+        self.output = PicturePreview(codecs, jpegs)
         """As given to the output's encoder."""
         self.stream = StreamTee()
         self.slow_viewers = 0

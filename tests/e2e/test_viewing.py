@@ -35,7 +35,8 @@ async def running_session() -> AsyncIterator[tuple[Stack, str]]:
     """A session on an endless pattern, with pictures at both ends."""
     async with running_stack() as stack:
         async with in_background(publish_live(stack.channel("camera"), generate(PATTERN))):
-            session_id = await stack.start("camera")
+            # Without a fallback whatever goes out is processed, however busy the machine is.
+            session_id = await stack.start("camera", fallback="none")
             await stack.wait_for_status(session_id, lambda status: status["output"]["segments"] > 0)
             yield stack, session_id
 
@@ -75,7 +76,7 @@ async def test_the_newest_pictures_are_there_to_see() -> None:
         assert not inverted
         out_number, out_inverted = read_jpeg(await jpeg_of(stack, session_id, "output"))
         assert out_inverted
-        assert abs(out_number - number) < 150
+        assert abs(out_number - number) < 30 * DEADLINE_S
         small = await jpeg_of(stack, session_id, "output", "?width=320")
         with av.open(io.BytesIO(small), format="mjpeg") as container:
             assert container.streams.video[0].width == 320
@@ -176,12 +177,11 @@ async def test_the_stream_is_what_was_published() -> None:
 
 
 async def test_a_viewer_that_does_not_read_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its connection is cut and counted; the session loses no frame to it."""
+    """Its connection is cut and counted; the session goes on, and loses nothing to it."""
     monkeypatch.setattr(stream_tee, "MOST_BYTES", 20_000)
     monkeypatch.setattr(preview_routes, "SEND_BUFFER_BYTES", 4096)
     monkeypatch.setattr(preview_routes, "WRITE_TIMEOUT_S", 0.2)
     async with running_session() as (stack, session_id):
-        before = await stack.status(session_id)
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.setblocking(False)
@@ -196,8 +196,10 @@ async def test_a_viewer_that_does_not_read_is_let_go_of(monkeypatch: pytest.Monk
         )
         await stack.wait_for_status(session_id, lambda status: status["viewers"]["now"] == 0)
         writer.transport.abort()
+        frames = status["output"]["frames"]
+        status = await stack.wait_for_status(session_id, lambda s: s["output"]["frames"] > frames)
         assert status["output"]["segments_lost"] == 0
-        assert status["frames_dropped"] == before["frames_dropped"]
+        assert status["frames_dropped"].keys() <= {"decoded_frames"}, "nothing waits behind it"
 
 
 async def test_so_many_and_no_more() -> None:
