@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -24,12 +25,13 @@ from relay.api.app import build_app, drain, make_runner
 from relay.api.metrics_routes import metrics_app
 from relay.api.openapi import openapi
 from relay.comfystream.workflows import TextWorkflowError
-from relay.config import EventLoop, Settings
+from relay.config import EventLoop, LogLevel, Settings
 from relay.config_show import print_lines
 from relay.config_sources import LoadedSettings, SettingsError, load_settings
 from relay.config_warnings import security_warnings
 from relay.observe.log import configure_logging
 from relay.observe.session_logs import SessionLogs
+from relay.preflight import Finding, Level, preflight
 from relay.sessions import SessionManager
 
 log = structlog.get_logger("relay")
@@ -52,7 +54,10 @@ def create_app(settings: Settings, logs: SessionLogs | None = None) -> web.Appli
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["check"]:
+        return _check(_check_parser().parse_args(given[1:]))
+    options = _parser().parse_args(given)
     flags = {"host": options.host, "port": options.port, "log_level": options.log_level}
     flags |= {"warm_pipeline": options.warm_pipeline or None}
     try:
@@ -75,6 +80,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.warning("config.unknown_variable", problem=warning)
     with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(_serve(app, loaded.settings))
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Look whether the relay could serve; 1 if something would keep it from that."""
+    findings: list[Finding] = []
+
+    def tell(finding: Finding) -> None:
+        findings.append(finding)
+        if not options.json:
+            print(finding, flush=True)
+
+    async def look(loaded: LoadedSettings) -> None:
+        found = preflight(loaded, options.comfystream_url, options.trickle_url)
+        async with contextlib.aclosing(found):
+            async for finding in found:
+                tell(finding)
+
+    try:
+        loaded = load_settings({"host": options.host, "port": options.port})
+        configure_logging(LogLevel.CRITICAL, loaded.settings.log_format)
+        with asyncio.Runner(loop_factory=_loop_factory(loaded.settings)) as runner:
+            runner.run(look(loaded))
+    except SettingsError as error:
+        for fault in error.faults:
+            tell(Finding(Level.FAIL, fault))
+    failed = any(finding.level is Level.FAIL for finding in findings)
+    if options.json:
+        print(json.dumps({"success": not failed, "findings": [f.to_dict() for f in findings]}))
+    return int(failed)
 
 
 async def _serve(app: web.Application, settings: Settings) -> int:
@@ -194,10 +228,34 @@ def _refuse(code: int, *faults: str) -> int:
     return code
 
 
+def _check_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="trickle_relay_service.py check",
+        description="Looks whether the relay could serve with its settings: a line for each thing"
+        " tried, with the remedy for what is wrong. Exit code: 0 if nothing failed, else 1.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--host", help="address to listen on")
+    parser.add_argument("--port", help="port to listen on")
+    parser.add_argument(
+        "--comfystream-url",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="ComfyStream server to try, may be given several times; those of the settings if none",
+    )
+    parser.add_argument(
+        "--trickle-url", metavar="URL", help="trickle server to try: a channel is made and deleted"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object at the end")
+    return parser
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="trickle_relay_service.py",
-        description="Relays live trickle streams through a ComfyStream server and back.",
+        description="Relays live trickle streams through a ComfyStream server and back."
+        " 'trickle_relay_service.py check' looks beforehand whether it could.",
         epilog="Every setting is also a RELAY_* environment variable, or a line in .env;"
         " --print-config lists them.",
         allow_abbrev=False,
