@@ -32,8 +32,8 @@ from relay.redaction import mask_credentials
 
 RESOLVE_TIMEOUT_S = 5.0
 _NOT_NEEDED = {"state_dir": None, "resume": False, "text_workflow": None, "workflow_dir": None}
-"""Settings without which the peers are tried: the journal belongs to a relay that may run, and files
-are looked at by themselves."""
+"""Settings without which the peers are tried: the journal belongs to a relay that may run, and
+files are looked at by themselves."""
 
 
 class Level(StrEnum):

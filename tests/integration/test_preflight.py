@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,19 @@ from relay.trickle.server import TrickleServer
 from relay.trickle.server_options import ServerOptions
 from tests.peers.ports import free_port
 from tests.standin_process import standin_process
+from trickle_relay_service import main
 
 pytestmark = pytest.mark.timeout(90)
 ROOT = Path(__file__).parents[2]
 
 
-async def run_check(
-    *arguments: str, variables: Mapping[str, str] | None = None
-) -> tuple[int, str, str]:
+async def run_check(*arguments: str) -> tuple[int, str, str]:
     """The command as operators run it: exit code, standard output and error."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
     process = await asyncio.create_subprocess_exec(
         *[sys.executable, "trickle_relay_service.py", "check", *arguments],
         cwd=ROOT,
-        env={**kept, "RELAY_HOST": "127.0.0.1", "RELAY_PORT": "0", **(variables or {})},
+        env={**kept, "RELAY_HOST": "127.0.0.1", "RELAY_PORT": "0"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -92,11 +90,16 @@ async def test_all_is_wrong_as_json() -> None:
     assert all(nobody in finding["what"] and finding["remedy"] for finding in failed)
 
 
-async def test_settings_that_can_not_be_used() -> None:
+def test_settings_that_can_not_be_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     """Each fault is a line, and nothing else is tried."""
-    code, output, _ = await run_check(variables={"RELAY_WIDTH": "511", "RELAY_HEIGHT": "x"})
-    assert code == 1
-    assert [line.split()[:2] for line in output.splitlines()] == [
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RELAY_WIDTH", "511")
+    monkeypatch.setenv("RELAY_HEIGHT", "x")
+    assert main(["check"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [
         ["FAIL", "RELAY_WIDTH"],
         ["FAIL", "RELAY_HEIGHT"],
     ]

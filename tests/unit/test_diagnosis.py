@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from relay.observe import diagnosis
 from relay.observe.diagnosis import Stage, diagnose
 from relay.session_figures import SessionFigures
 from relay.session_state import SessionState
-from tests.unit.test_docs import API, first_cells, section
+from tests.unit.test_docs import API, TROUBLE, first_cells, section
 
 WELL = SessionFigures(
     state=SessionState.ACTIVE,
@@ -241,3 +243,17 @@ def test_every_code_has_a_remedy() -> None:
     codes = first_cells(section(API, "### Why ComfyStream can't be used"))
     assert codes - set(diagnosis._REMEDIES) == {"workflow_not_running"}
     assert set(diagnosis._REMEDIES) <= codes
+
+
+def test_the_page_for_operators_has_every_problem() -> None:
+    """Stage and words, as the code has them: what is looked up can be found."""
+    source = Path(diagnosis.__file__).read_text()
+    # The words before the figures; those of a workflow that is slow are put together.
+    first = "no |not |input |output |decoding |server |relay |frames |encoding "
+    said = set(re.findall(rf'"((?:{first})[a-zA-Z ]*?)(?:: |:\{{)', source))
+    said |= {"workflow slower than input", "ComfyStream slower than input", "the session failed"}
+    table = section(TROUBLE, "## What the diagnosis says").split("| `stage` |")[1]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
+    problems = {word for row in rows for word in re.findall(r"`([^`]+)`", row[2])}
+    assert said == problems
+    assert {word for row in rows for word in re.findall(r"`([^`]+)`", row[1])} == set(Stage)

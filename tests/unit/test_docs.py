@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 API = ROOT / "docs" / "api.md"
 OPERATE = ROOT / "docs" / "operate.md"
+TROUBLE = ROOT / "docs" / "troubleshooting.md"
 README = ROOT / "README.md"
 TOPS = (ROOT, ROOT / "relay", ROOT / "docs")
 
@@ -339,7 +340,8 @@ def test_events_of_the_log_exist() -> None:
     """What operators are told to look for is what is logged."""
     named = {
         word
-        for word in re.findall(r"`((?:\w+\.)+\w+)`", prose(OPERATE) + prose(README))
+        for page in (OPERATE, TROUBLE, README)
+        for word in re.findall(r"`((?:\w+\.)+\w+)`", prose(page))
         if word.split(".")[0] in ("relay", "session", "http", "comfystream", "trickle", "config")
     }
     assert named, "the table of events is gone"
@@ -348,7 +350,7 @@ def test_events_of_the_log_exist() -> None:
 
 def test_every_end_is_explained_to_operators() -> None:
     """Each reason for which a session ends by itself is in the table of ends."""
-    table = section(OPERATE, "### It ended by itself")
+    table = section(TROUBLE, "## It ended by itself")
     mine = {EndReason.REQUESTED}
     assert [
         reason for reason in EndReason if reason not in mine and f"`{reason}`" not in table
@@ -375,4 +377,4 @@ def test_every_fault_in_the_table_has_its_test() -> None:
 def test_every_comfystream_code_is_explained_to_operators() -> None:
     """The table of what to do has each reason for which ComfyStream can't be used."""
     listed = first_cells(section(API, "### Why ComfyStream can't be used"))
-    assert [code for code in listed if f"`{code}`" not in OPERATE.read_text()] == []
+    assert [code for code in listed if f"`{code}`" not in TROUBLE.read_text()] == []
