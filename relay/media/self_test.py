@@ -16,7 +16,7 @@ from relay.media.audio_encoder import AudioEncoder, OpusEncoder
 from relay.media.audio_grid import BLOCK_SAMPLES, SoundBlock
 from relay.media.decoder import VideoDecoder
 from relay.media.encoder import VideoEncoder
-from relay.media.jpeg import encode_jpeg
+from relay.media.jpeg import JpegEncoder
 from relay.media.picture import black_picture
 from relay.session_config import AudioCodec
 
@@ -80,7 +80,7 @@ def _opus_rtp() -> int:
 
 
 def _jpeg() -> int:
-    data, _ = encode_jpeg(black_picture(WIDTH, HEIGHT), WIDTH)
+    data, _ = JpegEncoder().encode(black_picture(WIDTH, HEIGHT), WIDTH)
     return int(data.startswith(b"\xff\xd8"))
 
 
