@@ -146,10 +146,13 @@ class Stack:
         return session
 
     async def wait_for_status(
-        self, session_id: str, condition: Callable[[dict[str, Any]], bool]
+        self,
+        session_id: str,
+        condition: Callable[[dict[str, Any]], bool],
+        timeout_s: float = DEADLINE_S,
     ) -> dict[str, Any]:
         """The first status that satisfies `condition`; the API is asked again and again."""
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(timeout_s):
             while not condition(status := await self.status(session_id)):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         return status

@@ -139,6 +139,7 @@ async def test_a_session_that_leaves_a_server_is_given_another(pools: Pool) -> N
     left = {f"{pools.first.url}/live"}
     assert (await pool.choose(prompts=True, without=left)).url == pools.second.url
     assert pool.any_free(prompts=True, without=left)
+    assert not pool.any_free(prompts=True, without=[pools.first.url, pools.second.url])
     pool.given(pools.second.url, "session-7")
     assert [entry["sessions"] for entry in pool.status()] == [[], ["session-7"]]
     with pytest.raises(BusyError, match="of no use to this session"):
