@@ -84,7 +84,7 @@ async def test_parameters_change_by_both_ways_and_are_told() -> None:
     async with running_stack(trickle_options=trickle_options()) as stack:
         async with gateway_on(stack) as gateway:
             async with in_background(publish_live(gateway.channel(), generate(PICTURES))):
-                assert (await gateway.start())[0] == 200
+                session_id = (await gateway.start())[1]["session_id"]
                 async with in_background(viewer.watch(gateway.channel("-out"))):
                     await viewer.wait_for(lambda v: v.frames and v.frames[-1].inverted, 30)
                     status, answer = await gateway.update(prompts=PASS)
@@ -95,9 +95,20 @@ async def test_parameters_change_by_both_ways_and_are_told() -> None:
                     await gateway.wait_for(
                         lambda _: len(gateway.of_type("params_updated")) == 2, timeout_s=20
                     )
+                    # As at each new orchestrator: the same again, three times.
+                    await gateway.send_control(*[{"prompts": INVERT}] * 3)
+                    session = await stack.wait_for_status(
+                        session_id,
+                        lambda s: (
+                            s["channels"]["control"]["applied"]
+                            + s["channels"]["control"]["superseded"]
+                            == 4
+                        ),
+                    )
+                    assert session["processing"]["reconnects"] == 0
                     assert (await gateway.stop())[0] == 200
     told = [event["params"]["prompts"] for event in gateway.of_type("params_updated")]
-    assert told[0] == PASS
+    assert told == [PASS, INVERT]
 
 
 async def test_events_come_though_nothing_else_does() -> None:

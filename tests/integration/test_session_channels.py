@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -11,6 +12,7 @@ import aiohttp
 import pytest
 
 from relay.channels import SessionChannels
+from relay.events_channel import EventsChannel
 from relay.line_publisher import (
     MOST_BYTES_WAITING,
     MOST_LINE_BYTES,
@@ -18,7 +20,11 @@ from relay.line_publisher import (
     LinePublisher,
 )
 from relay.session_config import SessionConfig
+from relay.session_health import Health
+from relay.session_state import SessionState
+from relay.stream_events import StreamReporter, StreamView
 from relay.trickle.publisher import TricklePublisher
+from relay.trickle.publisher_options import CreatePolicy
 from relay.trickle.server import TrickleServer
 from relay.trickle.subscriber import TrickleSubscriber
 from relay.trickle.subscriber_options import SubscriberOptions
@@ -158,6 +164,36 @@ async def test_an_idle_channel_gets_keepalives(
     finally:
         await publisher.aclose()
     assert publisher.lines_sent == 0
+
+
+async def test_events_come_though_nothing_happens(
+    trickle: TrickleServer, http: aiohttp.ClientSession
+) -> None:
+    """A status every 10 s of a clock that runs quickly, one object a segment, announced by nobody."""
+    url = f"{trickle.url.rstrip('/')}/events"
+    view = StreamView(SessionState.ACTIVE, Health.OK, 512, 512)
+    seconds = itertools.count()
+    events = EventsChannel(
+        url,
+        http,
+        StreamReporter(None, "session", 0),
+        lambda: view,
+        create=CreatePolicy.IF_MISSING,
+        look_interval_s=0.01,
+        clock=lambda: float(next(seconds)),
+    )
+    events.start()
+    statuses = 0
+    try:
+        options = SubscriberOptions(wait_for_channel_s=5.0)
+        async with asyncio.timeout(10), TrickleSubscriber(url, options=options) as subscriber:
+            async for segment in subscriber:
+                message = json.loads(await segment.read())
+                statuses += message["event"]["type"] == "status"
+                if statuses == 4:
+                    break
+    finally:
+        await events.aclose()
 
 
 async def test_what_can_not_be_published_is_dropped_and_counted(
