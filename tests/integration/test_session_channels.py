@@ -169,7 +169,7 @@ async def test_an_idle_channel_gets_keepalives(
 async def test_events_come_though_nothing_happens(
     trickle: TrickleServer, http: aiohttp.ClientSession
 ) -> None:
-    """A status every 10 s of a clock that runs quickly, one object a segment, announced by nobody."""
+    """A status every 10 s of a clock that runs quickly; nobody announces it."""
     url = f"{trickle.url.rstrip('/')}/events"
     view = StreamView(SessionState.ACTIVE, Health.OK, 512, 512)
     seconds = itertools.count()
