@@ -590,26 +590,30 @@ def ci_run(folder: Path, *present: str, failing: str = "") -> tuple[int, list[st
     return result.returncode, calls.read_text().splitlines()
 
 
+CI_TOOLS = (
+    *("curl", "jq", "ffmpeg", "ffprobe"),
+    *("docker-compose", "shellcheck", "chromium", "turnserver"),
+)
+"""Programs that `.ci/run` needs."""
+
+
 def test_ci_installs_what_is_missing_and_runs_everything(tmp_path: Path) -> None:
     """From nothing but Python and make: Debian's tools, then install, check, test."""
     code, calls = ci_run(tmp_path)
     assert code == 0
     assert calls[0].startswith("apt-get update")
-    assert calls[1].endswith("ffmpeg docker-compose shellcheck chromium coturn")
+    assert calls[1].endswith("curl jq ffmpeg docker-compose shellcheck chromium coturn")
     assert calls[2:] == ["make -s install", "make -s check", "make -s test"]
 
 
 def test_ci_installs_nothing_twice(tmp_path: Path) -> None:
     """Where everything is there, apt is left alone."""
-    _, calls = ci_run(
-        tmp_path, "ffmpeg", "ffprobe", "docker-compose", "shellcheck", "chromium", "turnserver"
-    )
+    _, calls = ci_run(tmp_path, *CI_TOOLS)
     assert calls == ["make -s install", "make -s check", "make -s test"]
 
 
 def test_ci_fails_with_what_it_runs(tmp_path: Path) -> None:
     """A failing check is a failing run, and nothing after it hides that."""
-    tools = ("ffmpeg", "ffprobe", "docker-compose", "shellcheck", "chromium", "turnserver")
-    code, calls = ci_run(tmp_path, *tools, failing="check")
+    code, calls = ci_run(tmp_path, *CI_TOOLS, failing="check")
     assert code != 0
     assert calls == ["make -s install", "make -s check"]
