@@ -249,6 +249,8 @@ def _encoder(figures: SessionFigures) -> Iterator[Diagnosis]:
 def _output(figures: SessionFigures) -> Iterator[Diagnosis]:
     waiting = figures.queue_sizes.get("output_segments", 0)
     lost_s = figures.segment_lost_age_s
+    age_s = figures.output_age_s
+    stands_s = figures.started_s if age_s is None else age_s
     if figures.output_problem is not None:
         yield Diagnosis(
             Stage.OUTPUT,
@@ -268,6 +270,12 @@ def _output(figures: SessionFigures) -> Iterator[Diagnosis]:
             f"output loses segments: the last one {lost_s:.0f} s ago",
             "Look at the output's trickle server and the way to it; somebody else may publish there"
             " too.",
+        )
+    elif figures.started_s > FIRST_S and stands_s > LATE_S:
+        yield Diagnosis(
+            Stage.OUTPUT,
+            f"output stands: nothing has left for {stands_s:.0f} s",
+            "Look at the session's log, and at the output's trickle server.",
         )
 
 

@@ -41,10 +41,10 @@ async def test_all_is_well() -> None:
     """No diagnosis; the overview that lists show says the same."""
     async with scene(watched=False, warm=False) as found:
         await found.wait_processing(lambda p: p["frames_processed"] > 60)
-        status = await found.wait_status(lambda s: s["diagnosis"] is None)
-        assert status["health"] == "ok"
+        await found.wait_status(lambda s: s["diagnosis"] is None and s["health"] == "ok")
         [session] = found.stack.sessions.list()
-        assert session.overview()["diagnosis"] is None
+        overview = session.overview()
+        assert overview["diagnosis"] == session.status()["diagnosis"]
 
 
 @asynccontextmanager
@@ -87,8 +87,9 @@ async def test_a_workflow_that_is_slower_than_the_input() -> None:
     async with scene("--process-ms", "150", watched=False, warm=False) as found:
         diagnosis = await diagnosed(found, "comfystream", "workflow slower than input: ")
         reached, wanted = diagnosis["problem"].split(": ")[1].removesuffix(" fps").split(" of ")
-        assert 3 < float(reached) < 10
-        assert float(wanted) > 12
+        # A busy machine makes both smaller.
+        assert 0 < float(reached) < 0.9 * float(wanted)
+        assert float(reached) < 10
 
 
 async def test_a_node_that_the_server_does_not_have() -> None:

@@ -167,6 +167,8 @@ def test_nothing_is_made_up(figures: dict[str, Any]) -> None:
             Stage.OUTPUT,
             "output loses segments: the last one 4 s ago",
         ),
+        ({"output_age_s": 7.0}, Stage.OUTPUT, "output stands: nothing has left for 7 s"),
+        ({"output_age_s": None}, Stage.OUTPUT, "output stands: nothing has left for 60 s"),
         (
             {"state": SessionState.STOPPED, "end_reason": "input_timeout"},
             Stage.INPUT,

@@ -17,6 +17,7 @@ WELL = SessionFigures(
     health=Health.OK,
     started_s=10.0,
     input_age_s=0.03,
+    output_age_s=0.03,
     link="connected",
     first_input_age_s=9.5,
     first_processed_age_s=9.0,
