@@ -32,6 +32,7 @@ from bench.session_run import RunningStack, RunOptions, SessionRun
 from demo.child_process import ChildError
 from demo.output_probe import OutputProbe
 from demo.relay_api import api_headers
+from demo.test_pattern import picture_size
 from relay.config import LogLevel
 from relay.observe.log import configure_logging
 
@@ -73,11 +74,11 @@ class Cost:
     cpu_s_per_s: float
 
 
-async def measure_viewers(seconds: float, rounds: int) -> None:
+async def measure_viewers(seconds: float, rounds: int, size: tuple[int, int]) -> None:
     """One session, each look in turn, `rounds` times."""
     costs: dict[Look, list[Cost]] = {look: [] for look in LOOKS}
     async with AsyncExitStack() as cleanup:
-        run, stack = await open_stack(cleanup)
+        run, stack = await open_stack(cleanup, size)
         session_id = await run.start_session(stack)
         await asyncio.sleep(2 * WARM_UP_S)
         for number in range(rounds):
@@ -242,14 +243,18 @@ async def load_page(stack: RunningStack, sessions: int) -> tuple[float, float]:
     return shown_s, cpu_s
 
 
-async def open_stack(cleanup: AsyncExitStack) -> tuple[SessionRun, RunningStack]:
+async def open_stack(
+    cleanup: AsyncExitStack, size: tuple[int, int] = (512, 512)
+) -> tuple[SessionRun, RunningStack]:
     """Every process, ended by `cleanup`."""
     logs = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="relay-bench-")))
     timeout = aiohttp.ClientTimeout(total=10)
     http = await cleanup.enter_async_context(
         aiohttp.ClientSession(timeout=timeout, headers=api_headers())
     )
-    run = SessionRun(RunOptions(), logs, http, cleanup)
+    patient = {"RELAY_INPUT_TIMEOUT_S": "600"}
+    options = RunOptions(width=size[0], height=size[1], environment=patient)
+    run = SessionRun(options, logs, http, cleanup)
     return run, await run.start_stack()
 
 
@@ -258,6 +263,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.viewers", description=__doc__)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each look (%(default)g)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--size", type=picture_size, default=(512, 512), metavar="WIDTHxHEIGHT")
     parser.add_argument("--page", action="store_true", help="the page instead")
     parser.add_argument("--sessions", type=int, default=50, help="for the page (%(default)d)")
     arguments = parser.parse_args()
@@ -266,7 +272,7 @@ def main() -> int:
         if arguments.page:
             asyncio.run(measure_page(arguments.sessions))
         else:
-            asyncio.run(measure_viewers(arguments.seconds, arguments.rounds))
+            asyncio.run(measure_viewers(arguments.seconds, arguments.rounds, arguments.size))
     except ChildError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
