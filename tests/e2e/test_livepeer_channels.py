@@ -140,7 +140,8 @@ async def test_a_frame_rate_at_the_most_is_kept_and_changed() -> None:
                 await viewer.wait_for(lambda v: len(v.frames) > 25, 30)
                 assert spacing(viewer) == 9000
                 numbers = [frame.number for frame in viewer.frames if frame.number is not None]
-                assert {b - a for a, b in pairwise(numbers)} == {3}
+                # A busy machine may lose one, but shows none that is between.
+                assert {(b - a) % 3 for a, b in pairwise(numbers)} == {0}
                 await gateway.send_control({"max_framerate": 30})
                 await viewer.wait_for(lambda v: spacing(v) == 3000, 30)
                 session = await stack.status(answer["session_id"])

@@ -15,7 +15,7 @@ from demo.live_publisher import publish_live
 from demo.test_pattern import PatternOptions, generate
 from relay.trickle.subscriber import TrickleSubscriber
 from relay.trickle.subscriber_options import SubscriberOptions
-from tests.e2e.stack import INVERT, Stack, in_background, running_stack
+from tests.e2e.stack import INVERT, Stack, Viewer, in_background, running_stack
 
 NUMBERS: list[dict[str, Any]] = [
     {
@@ -45,31 +45,43 @@ async def texts_of(stack: Stack, url: str, seen: list[dict[str, Any]]) -> AsyncI
 
 
 async def at_least(seen: list[Any], count: int) -> None:
-    async with asyncio.timeout(15.0):
+    async with asyncio.timeout(45.0):
         while len(seen) < count:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(90)
 async def test_each_text_has_the_time_of_its_picture() -> None:
-    """The text says which picture it was made of; the line's pts is that picture's, and the line
-    is here within half a second of the text."""
+    """The text says which picture it was made of; the line's pts is the one that the picture has on
+    the output, and the line is here within half a second of the text."""
     seen: list[dict[str, Any]] = []
+    viewer = Viewer()
     async with running_stack() as stack:
         url = stack.channel("camera-data")
         async with in_background(publish_live(stack.channel("camera"), generate(OPTIONS))):
             session = await stack.start("camera", prompts=NUMBERS, data_url=url)
-            async with texts_of(stack, url, seen):
+            watching = viewer.watch(stack.channel("camera-processed"))
+            async with in_background(watching), texts_of(stack, url, seen):
                 await at_least(seen, 150)
                 status = await stack.status(session)
+                dropped_inside = (await stack.comfystream.state())["frames"]["replaced"]
                 await stack.call("DELETE", f"/session/{session}")
+                await viewer.wait_for(lambda v: v.ended)
     texts = [line for line in seen if line.get("type") == "text"][60:]
     numbers = [int(line["data"]) for line in texts]
     assert numbers == sorted(set(numbers))
-    off = [abs(line["pts"] - OPTIONS.pts(int(line["data"]))) for line in texts]
-    # A frame that a busy machine lost on the way shifts the count until the next bursts.
-    assert max(off) <= 8 * (OPTIONS.pts(1) - OPTIONS.pts(0)), off
-    assert sum(o == 0 for o in off) > 0.5 * len(off), off
+    shown = {frame.number: frame.pts for frame in viewer.frames}
+    off = [
+        abs(line["pts"] - shown[int(line["data"])]) for line in texts if int(line["data"]) in shown
+    ]
+    assert len(off) > len(texts) // 2
+    # A machine without time for it loses frames on the way or in the server, and each shifts the
+    # count until the next bursts.
+    assert max(off) <= 2 * 90_000, off
+    skipped = status["frames_dropped"].get("decoded_frames", {}).get("server_busy", 0)
+    if not dropped_inside and not skipped and not status["processing"]["frames_abandoned"]:
+        assert max(off) <= 8 * (OPTIONS.pts(1) - OPTIONS.pts(0)), off
+        assert sum(o == 0 for o in off) > 0.5 * len(off), off
     assert sorted(line["at_ms"] - line["timestamp"] for line in texts)[len(texts) // 2] < 500
     assert status["channels"]["data"]["lines_dropped"] == 0
 
@@ -89,12 +101,15 @@ async def test_text_that_a_change_brings_is_heard() -> None:
                 )
                 assert (status, answer["result"]) == (200, "applied")
                 lines: list[dict[str, Any]] = []
-                async with asyncio.timeout(10.0):
+                async with asyncio.timeout(30.0):
                     while len(lines) < 20:
                         event = await events.content.readline()
                         if event.startswith(b"data: "):
-                            lines.append(json.loads(event[6:]))
-                assert all(int(line["data"]) >= 0 and line["pts"] > 0 for line in lines)
+                            lines.append(json.loads(event[6:]) | {"at_ms": time.time() * 1000})
+                assert all(int(line["data"]) >= 0 for line in lines)
+                assert lines[-1]["pts"] > 0  # null before the first picture
+                late = sorted(line["at_ms"] - line["timestamp"] for line in lines)
+                assert late[len(late) // 2] < 500
                 assert (await stack.status(session))["text"]["listeners"] == 1
                 await stack.call("DELETE", f"/session/{session}")
                 async with asyncio.timeout(5.0):
