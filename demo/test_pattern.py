@@ -54,6 +54,8 @@ class PatternOptions:
     audio: bool = True
     pes_length: bool = False
     """Announce the length of video PES packets, as libavformat by default does not."""
+    steps: tuple[int, ...] = ()
+    """Ticks from each frame to the next, over and over, for a rate that varies; without, `fps`."""
     plain: bool = False
     """Only the barcode on grey: the cheapest picture to draw and encode."""
 
@@ -71,6 +73,9 @@ class PatternOptions:
 
     def pts(self, number: int) -> int:
         """The pts that frame `number` has, in 90 kHz ticks, unwrapped."""
+        if self.steps:
+            rounds, rest = divmod(number - self.first_number, len(self.steps))
+            return self.start_pts + rounds * sum(self.steps) + sum(self.steps[:rest])
         return self.start_pts + round((number - self.first_number) * CLOCK_RATE / self.fps)
 
 

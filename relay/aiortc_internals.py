@@ -55,6 +55,24 @@ async def request_retransmission(receiver: RTCRtpReceiver, sequence_numbers: lis
         await receiver._send_rtcp_nack(source.source, sequence_numbers)
 
 
+async def send_again(sender: RTCRtpSender, frames: int) -> None:
+    """Send the packets of the last `frames` timestamps once more, as if a NACK had asked for them.
+
+    A receiver of aiortc sends its NACK when it notices a gap, and never again: a lost NACK, a lost
+    answer to it, or the loss of the last packet of all is noticed with the next gap at the
+    earliest. What had arrived is ignored when it comes twice.
+    """
+    packets = list(_get(sender, "_RTCRtpSender__rtp_history").values())
+    if not packets:
+        return
+    any_number = packets[0].sequence_number
+    packets.sort(key=lambda one: (one.sequence_number - any_number + 0x8000) & 0xFFFF)
+    last = list(dict.fromkeys(one.timestamp for one in packets))[-frames:]
+    for packet in packets:
+        if packet.timestamp in last:
+            await sender._retransmit(packet.sequence_number)
+
+
 def on_keyframe_request(sender: RTCRtpSender, callback: Callable[[], None]) -> None:
     """Call back for every PLI and FIR of the peer; stock aiortc ignores them for a track that
     hands over encoded packets."""

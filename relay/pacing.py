@@ -45,6 +45,9 @@ SUSPECT_RETURNS = 3
 SUSPECT_EXCESS = 0.6
 """Of the time from frame to frame: by how much longer than usual the last round trips all were
 when labels lag by one."""
+LATE_AFTER, LATE_AFTER_S, RECOVERIES = 1.25, 0.01, 5
+"""A frame is late after so many usual round trips and so much, then after twice that, and so on,
+so often."""
 LISTEN = 1.5
 """Times from frame to frame that an audit waits for what is not expected any more."""
 LEAST_WAIT_S = 0.05
@@ -106,6 +109,8 @@ class FlightControl:
         self._clear_at: float | None = None
         """When it was certain last that no label is missing."""
         self._last_return_at = -math.inf
+        self._recoveries = 0
+        """Since a frame was sent last."""
         self._gave_up = False
         self._given_up_in_a_row = 0
         self._returns_since_clear = 0
@@ -130,6 +135,7 @@ class FlightControl:
     def sent(self) -> None:
         """A frame leaves now; it is under way already."""
         now = self._clock()
+        self._recoveries = 0
         self.pace.note_sent(now)
         if len(self._under_way()) <= 1:
             self._clear_at = now
@@ -141,6 +147,19 @@ class FlightControl:
         self._returns_since_clear += 1
         self.pace.note_returned(sent_at, returned_at, self._under_way())
         self._changed.set()
+
+    def late_in(self) -> float | None:
+        """Seconds until the frame sent last is so late that something may be lost on the way and
+        nothing shows it; None when that can't be told, or enough was tried."""
+        under_way = self._under_way()
+        if not under_way or math.isinf(self._last_return_at) or self._recoveries >= RECOVERIES:
+            return None
+        late_s = (LATE_AFTER * self.pace.usual_s + LATE_AFTER_S) * 2.0**self._recoveries
+        return max(0.0, under_way[-1] + late_s - self._clock())
+
+    def recovered(self) -> None:
+        """What may be lost is asked for and sent once more."""
+        self._recoveries += 1
 
     def wake(self) -> None:
         """What is under way has changed otherwise: look again."""

@@ -109,6 +109,14 @@ class AccessUnitAssembler:
         self._drain()
         return keyframe_needed, None
 
+    def ask_for_tail(self, count: int = 8) -> None:
+        """Ask for the packets that would be next: if the last of all were lost, nothing else shows
+        it. Those that were never sent nobody answers."""
+        if self._next is None or self._on_gap is None:
+            return
+        missing = self._missing() if self._held else []
+        self._on_gap(missing or [(self._next + ahead) % SEQUENCE_MODULUS for ahead in range(count)])
+
     def _gap_has_lasted(self) -> bool:
         now = self._clock()
         if self._gap_since is None:

@@ -106,6 +106,7 @@ class WebRTCClient:
         """The server's control channel, from `connect` on."""
         self._peer: RTCPeerConnection | None = None
         self._outgoing: VideoStreamTrack | None = None
+        self._sender: RTCRtpSender | None = None
         self._incoming: IncomingVideo | None = None
         self._sound = SoundLine(sound, codecs) if sound is not None else None
         self._state_changed = asyncio.Event()
@@ -144,9 +145,11 @@ class WebRTCClient:
             self._codecs,
             self.ledger,
             self._flight,
+            recover=self._recover,
             announce_next=self._options.announce_next_frame,
         )
         transceiver = peer.addTransceiver(self._outgoing, direction="sendrecv")
+        self._sender = transceiver.sender
         transceiver.setCodecPreferences(
             [c for c in RTCRtpSender.getCapabilities("video").codecs if c.mimeType == "video/H264"]
         )
@@ -364,6 +367,15 @@ class WebRTCClient:
                 await self._incoming.request_keyframe()
             if self.ledger.give_up_before(now - limit_s / 2):
                 self._flight.wake()
+
+    async def _recover(self) -> None:
+        """Whatever packet of the frames under way was lost, on either way: have it once more."""
+        assert self._sender is not None
+        assert self._incoming is not None
+        self._incoming.ask_for_tail()
+        await aiortc_internals.send_again(
+            self._sender, self.ledger.identifier.in_flight + self._options.announce_next_frame
+        )
 
     async def _limit_bitrate(self) -> None:
         """Tell the server's encoder its rate with the first packet: it starts at 1 Mbit/s and

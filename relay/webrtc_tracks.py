@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +76,10 @@ class FrameLedger:
         return count
 
 
+async def _nothing_to_recover() -> None:
+    """Where nothing can be lost."""
+
+
 class VideoStreamTrack(MediaStreamTrack):
     """The outgoing track: takes decoded frames from a queue, gives aiortc encoded packets.
 
@@ -89,6 +93,7 @@ class VideoStreamTrack(MediaStreamTrack):
         codecs: where encoding runs.
         ledger: shared with the `IncomingVideo` of the same connection.
         flight: how many frames may be under way.
+        recover: called when a frame is late and no other follows that would show a loss.
         announce_next: send the next frame's access unit delimiter right behind each frame, so
             that a receiver which waits for the next timestamp releases this one at once.
     """
@@ -103,6 +108,7 @@ class VideoStreamTrack(MediaStreamTrack):
         ledger: FrameLedger,
         flight: FlightControl,
         *,
+        recover: Callable[[], Awaitable[object]] = _nothing_to_recover,
         announce_next: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -117,6 +123,7 @@ class VideoStreamTrack(MediaStreamTrack):
         self._codecs = codecs
         self._ledger = ledger
         self._flight = flight
+        self._recover = recover
         self._announce_next = announce_next
         self._clock = clock
         self._encoder: VideoEncoder | None = None
@@ -195,8 +202,15 @@ class VideoStreamTrack(MediaStreamTrack):
 
     async def _next_frame(self) -> tuple[DecodedFrame, int | None]:
         """A frame to send and its source pts, or the last one again and None."""
-        await self._flight.wait_for_room()
-        frame = await self._take_frame()
+        while True:
+            try:
+                async with asyncio.timeout(self._flight.late_in()):
+                    await self._flight.wait_for_room()
+                    frame = await self._take_frame()
+                break
+            except TimeoutError:
+                self._flight.recovered()
+                await self._recover()
         if frame is None:
             assert self._last is not None
             return self._last, None
@@ -305,6 +319,10 @@ class IncomingVideo:
         """Ask the server for an IDR; it comes with its next frame."""
         if self._receiver is not None:
             await aiortc_internals.request_keyframe(self._receiver)
+
+    def ask_for_tail(self) -> None:
+        """Ask for packets that may be lost though nothing that came shows it."""
+        self._assembler.ask_for_tail()
 
     async def limit_bitrate(self, bits_per_second: int) -> None:
         """Tell the server's encoder how much it may send."""

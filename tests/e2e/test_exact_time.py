@@ -25,6 +25,11 @@ CASES = {
     "1 fps": (PatternOptions(frames=8, fps=Fraction(1), **SMALL), ()),
     "3 fps": (PatternOptions(frames=15, fps=Fraction(3), **SMALL), ()),
     "60 fps": (PatternOptions(frames=120, fps=Fraction(60), **SMALL), ()),
+    "a rate that varies": (
+        PatternOptions(frames=60, steps=(1501, 4499, 3000, 9000, 2007, 3000, 3001), **SMALL),
+        (),
+    ),
+    "gaps": (PatternOptions(frames=60, steps=(3000,) * 9 + (40_000,), **SMALL), ()),
     "29.97 fps": (PatternOptions(frames=60, fps=Fraction(30_000, 1001), **SMALL), ()),
 }
 

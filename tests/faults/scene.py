@@ -77,7 +77,9 @@ class Scene:
         return max(later - earlier for earlier, later in pairwise(seen))
 
     def assert_time_rises(self) -> None:
-        """Every frame once, each later than the one before, with its own time."""
+        """Every frame once, each later than the one before, with its own time. Of processed ones
+        a few may have that of the frame before: what a server drops shifts its labels until the
+        relay has noticed, and a busy machine's drops."""
         numbers = [frame.number for frame in self.viewer.frames]
         assert None not in numbers, "a picture can't be read"
         pts = [frame.pts for frame in self.viewer.frames]
@@ -90,6 +92,9 @@ class Scene:
             and frame.pts != self.options.pts(frame.number)
         ]
         assert wrong == [], "source frames with a time that is not theirs"
+        processed = [frame for frame in self.viewer.frames if frame.inverted]
+        right = [f for f in processed if f.pts == self.options.pts(f.number or 0)]
+        assert len(right) >= 0.8 * len(processed), "processed frames with a time not theirs"
 
     def assert_sound_is_whole(self) -> None:
         """The sound goes on without a gap or a repeat, whatever the pictures did."""

@@ -72,8 +72,7 @@ async def test_lost_packets_do_not_freeze_the_picture(loss: float, most_missing:
             assert way.lost > 0
             assert len(frames) > (1 - most_missing) * FPS * seen_s
             assert freeze_s < FREEZE_S
-            pts = [frame.pts for frame in found.viewer.frames]
-            assert pts == sorted(set(pts))
+            found.assert_time_rises()
             assert (await found.status())["processing"]["reconnects"] == 0
 
 

@@ -181,6 +181,38 @@ async def test_a_missing_packet_is_asked_for(link: Link, monkeypatch: pytest.Mon
     assert [await asyncio.wait_for(asked.get(), 10) for _ in range(2)] == [4711, 4712]
 
 
+async def test_the_last_frames_packets_can_be_sent_again(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`send_again`: a frame whose last packet was lost comes out at the peer all the same."""
+    encoder = VideoEncoder(64, 64)
+    sender = link.ours.getSenders()[0]
+    send, lost = sender.transport._send_rtp, asyncio.Event()
+
+    async def lose_announcement(data: bytes) -> None:
+        if len(data) < 40:  # a delimiter: nothing else is as short
+            lost.set()
+        else:
+            await send(data)
+
+    try:
+        received = link.theirs.getReceivers()[0]
+        await link.send(0, 3000, encoder, True)
+        announcement = av.Packet(b"\x00\x00\x00\x01\x09\xf0")
+        announcement.pts = announcement.dts = 6007
+        announcement.time_base = TIME_BASE
+        with monkeypatch.context() as patch:
+            patch.setattr(sender.transport, "_send_rtp", lose_announcement)
+            link.track.packets.put_nowait(announcement)
+            await asyncio.wait_for(lost.wait(), 10)
+        assert received.track._queue.empty()
+        await aiortc_internals.send_again(sender, 2)
+        first = await asyncio.wait_for(received.track.recv(), 10)
+        assert (first.width, first.height) == (64, 64)
+    finally:
+        encoder.close()
+
+
 def test_consent_names_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     """`shorten_consent` sets the two constants that aioice reads at every check."""
     monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", 5)

@@ -72,6 +72,33 @@ def test_a_frame_after_a_pause_is_given_its_time(quiet_s: float) -> None:
     assert flight.audits == 0
 
 
+def test_the_frame_sent_last_is_late_ever_more_rarely() -> None:
+    """After more than a usual round trip, then twice that, until another is sent or came back."""
+    now = 0.0
+    under_way: list[float] = []
+    flight = FlightControl(
+        WORKFLOW, lambda: list(under_way), under_way.clear, lambda: 1 / 30, lambda: now
+    )
+    assert flight.late_in() is None
+    under_way.append(now)
+    flight.sent()
+    assert flight.late_in() is None, "nothing is known of the way yet"
+    under_way.clear()
+    flight.returned(0.0, 0.1)
+    assert flight.late_in() is None
+    now = 1.0
+    under_way.append(now)
+    flight.sent()
+    waits = []
+    while (late_in := flight.late_in()) is not None:
+        now += late_in
+        waits.append(now - 1.0)
+        flight.recovered()
+    assert waits == pytest.approx([0.135, 0.27, 0.54, 1.08, 2.16])
+    flight.sent()
+    assert flight.late_in() is not None
+
+
 class SimulatedServer:
     """A ComfyStream workflow behind a long way: one frame in work, one waiting, the rest dropped,
     and of what is dropped the labels kept.

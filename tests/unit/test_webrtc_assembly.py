@@ -106,6 +106,27 @@ def test_a_late_retransmission_releases_everything_behind_it() -> None:
     assert assembler.packets_abandoned == 0
 
 
+def test_the_last_packet_of_all_can_be_asked_for() -> None:
+    """Nothing shows that it is missing: what would be next is asked for, or the gap there is."""
+    units: list[AssembledUnit] = []
+    asked: list[list[int]] = []
+    assembler = AccessUnitAssembler(units.append, asked.append)
+    assembler.ask_for_tail()
+    assert asked == [], "nothing has come yet"
+    packets = packets_of(2, 4)
+    for packet in packets[:7]:
+        assembler.add(packet)
+    assembler.ask_for_tail(2)
+    last = packets[7].sequence_number
+    assert asked.pop() == [last, last + 1]
+    assembler.add(packets[7])
+    assert len(units) == 2
+    later = packets_of(3, 4)[8:]
+    assembler.add(later[2])
+    assembler.ask_for_tail()
+    assert asked.pop() == [packet.sequence_number for packet in later[:2]]
+
+
 def test_a_gap_that_stays_is_skipped_with_a_keyframe_request() -> None:
     """After the patience the broken frame is given up, the rest flows, once marked damaged."""
     units: list[AssembledUnit] = []
