@@ -29,6 +29,10 @@ FREEZE_S = 4.0
 relay, source and viewer of a test share one process."""
 NOTICE_S = 6.0
 """The same for what has to be noticed within one or two seconds."""
+STANDS_S = 0.3
+"""A gap between two pictures that is longer is a standstill: six frames."""
+QUEUED_MOST = FPS
+"""What may wait in a queue once all is well: a second's frames, on a machine under load."""
 SHORT_CONSENT = ("--consent-interval", "0.25", "--consent-failures", "3")
 """A stand-in that misses a vanished client after about a second."""
 
@@ -73,8 +77,7 @@ class Scene:
 
     def longest_freeze_s(self, since: float) -> float:
         """The longest time for which the viewer's picture stood."""
-        seen = [since, *(frame.seen_at for frame in self.frames_since(since)), time.monotonic()]
-        return max(later - earlier for earlier, later in pairwise(seen))
+        return max(self.gaps_s(since))
 
     def assert_time_rises(self) -> None:
         """Every frame once, each later than the one before, with its own time. Of processed ones
@@ -95,6 +98,33 @@ class Scene:
         processed = [frame for frame in self.viewer.frames if frame.inverted]
         right = [f for f in processed if f.pts == self.options.pts(f.number or 0)]
         assert len(right) >= 0.8 * len(processed), "processed frames with a time not theirs"
+
+    def gaps_s(self, since: float) -> list[float]:
+        """Between the pictures that were seen, and to now."""
+        seen = [since, *(frame.seen_at for frame in self.frames_since(since)), time.monotonic()]
+        return [later - earlier for earlier, later in pairwise(seen)]
+
+    async def assert_unharmed(self, since: float | None = None, *, own_times: bool = True) -> None:
+        """What every fault has to leave behind: no picture stood for long, time only rose, each
+        frame that is missing is of a moment when the picture stood, and nothing piles up.
+
+        Args:
+            since: by the monotonic clock; the first picture by default.
+            own_times: each picture has its own time; what a fallback repeats has not.
+        """
+        frames = self.viewer.frames
+        began = frames[0].seen_at if since is None else since
+        gaps = self.gaps_s(began)
+        assert max(gaps) < FREEZE_S, "the picture stood too long"
+        assert all(a.pts < b.pts for a, b in pairwise(frames))
+        stood_s = sum(gap for gap in gaps if gap > STANDS_S)
+        if own_times:
+            self.assert_time_rises()
+            numbers = [frame.number or 0 for frame in frames if frame.seen_at >= began]
+            missing = numbers[-1] - numbers[0] + 1 - len(numbers)
+            assert missing <= (stood_s + 1) * FPS, f"{missing} missing, {stood_s:.1f} s stood"
+        waiting = (await self.status())["queue_sizes"]
+        assert max(waiting.values()) <= QUEUED_MOST, waiting
 
     def assert_sound_is_whole(self) -> None:
         """The sound goes on without a gap or a repeat, whatever the pictures did."""

@@ -3,6 +3,9 @@ and the server is never asked in a way that hangs it."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import subprocess
 import time
 from itertools import pairwise
 from typing import Any
@@ -37,12 +40,17 @@ async def test_offers_that_are_refused_are_repeated() -> None:
     """A few 500s: starting, with the reason, the source seen meanwhile; then it works."""
     faults = ("--offer-failure", "500", "--offer-failures", "4")
     async with scene(*faults, warm=False) as found:
+        began = time.monotonic()
         status = await found.wait_status(lambda s: s["processing"]["error"])
+        assert time.monotonic() - began < NOTICE_S
         assert status["status"] == "starting"
         assert status["processing"]["error_code"] == "comfystream_refused"
         await found.wait_processed()
-        await found.wait_status(lambda s: s["status"] == "active" and not s["processing"]["error"])
-        found.assert_time_rises()
+        status = await found.wait_status(
+            lambda s: s["status"] == "active" and not s["processing"]["error"]
+        )
+        assert (status["processing"]["attempts"], status["processing"]["reconnects"]) == (5, 0)
+        await found.assert_unharmed()
         await assert_never_endangered(found)
 
 
@@ -52,9 +60,9 @@ async def test_a_workflow_that_loads_for_long_is_waited_for() -> None:
         await found.wait_status(lambda s: s["status"] == "loading")
         await found.wait_unprocessed()
         await found.wait_processed()
-        assert (await found.status())["status"] == "active"
-        assert found.longest_freeze_s(found.viewer.frames[0].seen_at) < FREEZE_S
-        found.assert_time_rises()
+        status = await found.status()
+        assert (status["status"], status["processing"]["attempts"]) == ("active", 1)
+        await found.assert_unharmed()
         found.assert_sound_is_whole()
 
 
@@ -84,7 +92,7 @@ async def test_a_server_that_hangs_in_an_offer_is_left_alone_until_it_restarts()
             await found.wait_processing(lambda p: p["error_code"] == "comfystream_unreachable")
             async with standin_process("--port", str(port)):
                 await found.wait_processed()
-                found.assert_time_rises()
+                await found.assert_unharmed()
                 await found.stack.call("DELETE", f"/session/{found.session_id}")
 
 
@@ -105,8 +113,7 @@ async def test_a_killed_server_is_noticed_and_taken_up_again() -> None:
             assert (await found.status())["processing"]["fallback_active"]
             async with standin_process("--port", str(port)) as again:
                 await found.wait_processed()
-                assert found.longest_freeze_s(killed_at) < FREEZE_S
-                found.assert_time_rises()
+                await found.assert_unharmed(killed_at)
                 found.assert_sound_is_whole()
                 status = await found.status()
                 assert status["processing"]["reconnects"] == 1
@@ -125,8 +132,8 @@ async def test_a_frozen_server_is_replaced_and_not_hung_when_it_thaws() -> None:
         await found.wait_unprocessed()
         found.stack.comfystream.thaw()
         await found.wait_processed()
-        assert found.longest_freeze_s(frozen_at) < FREEZE_S
-        found.assert_time_rises()
+        await found.assert_unharmed(frozen_at)
+        assert (await found.status())["processing"]["reconnects"] == 1
         await assert_never_endangered(found)
 
 
@@ -136,11 +143,10 @@ async def test_a_short_standstill_does_not_cost_the_connection() -> None:
         stood_at = time.monotonic()
         await found.stack.comfystream.set_faults(frozen=True)
         await found.wait_unprocessed()
-        assert found.longest_freeze_s(stood_at) < FREEZE_S
         await found.stack.comfystream.set_faults(frozen=False)
         await found.wait_processed()
         assert (await found.status())["processing"]["reconnects"] == 0
-        found.assert_time_rises()
+        await found.assert_unharmed(stood_at)
 
 
 async def test_a_video_sender_that_dies_gets_a_new_connection() -> None:
@@ -150,9 +156,10 @@ async def test_a_video_sender_that_dies_gets_a_new_connection() -> None:
         status = await found.wait_status(lambda s: s["processing"]["error"])
         assert status["processing"]["error_code"] == "media_timeout"
         await found.wait_unprocessed()
+        assert found.longest_freeze_s(found.viewer.frames[0].seen_at) < FREEZE_S
         await found.stack.comfystream.clear_faults()
         await found.wait_processed()
-        found.assert_time_rises()
+        await found.assert_unharmed()
         await assert_never_endangered(found)
 
 
@@ -162,21 +169,24 @@ async def test_media_that_can_not_be_decoded_is_no_answer() -> None:
         broken_at = time.monotonic()
         await found.stack.comfystream.set_faults(undecodable=True)
         await found.wait_processing(lambda p: p["error_code"] == "media_undecodable")
+        assert time.monotonic() - broken_at < NOTICE_S
         await found.wait_unprocessed()
         await found.stack.comfystream.clear_faults()
         await found.wait_processed()
-        assert found.longest_freeze_s(broken_at) < FREEZE_S
-        found.assert_time_rises()
+        await found.assert_unharmed(broken_at)
 
 
 async def test_a_workflow_that_the_server_does_not_run_is_told() -> None:
     """An unknown class: ComfyStream says 200 and passes the pictures through."""
     async with scene(request={"prompts": UNKNOWN}, warm=False) as found:
+        began = time.monotonic()
         status = await found.wait_status(lambda s: s["processing"]["error_code"])
+        assert time.monotonic() - began < NOTICE_S
         assert status["processing"]["error_code"] == "workflow_not_running"
         assert "NotThere" in status["processing"]["error"]
         assert status["status"] == "active"
         await found.wait_status(lambda s: s["health"] == "degraded_processing")
+        await found.assert_unharmed()
 
 
 async def test_a_node_that_fails_later_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,8 +194,12 @@ async def test_a_node_that_fails_later_is_told_too(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("relay.workflow_watch.CHECK_INTERVAL_S", 0.2)
     async with scene("--fail-after-runs", "50", media_timeout_s=8.0) as found:
         assert (await found.status())["processing"]["error_code"] is None
+        await found.wait_unprocessed()
+        failed_at = time.monotonic()
         await found.wait_processing(lambda p: p["error_code"] == "workflow_not_running")
+        assert time.monotonic() - failed_at < NOTICE_S
         assert (await found.status())["processing"]["reconnects"] == 0
+        await found.assert_unharmed()
 
 
 async def test_a_server_that_does_not_answer_on_its_control_channel_does_no_harm() -> None:
@@ -195,33 +209,68 @@ async def test_a_server_that_does_not_answer_on_its_control_channel_does_no_harm
         assert (await found.status())["processing"]["error_code"] is None
 
 
+def probe(stream: bytes) -> tuple[list[tuple[int, int]], list[int]]:
+    """Sizes and times of the pictures of a transport stream, by ffprobe, which may not complain."""
+    done = subprocess.run(
+        [
+            *("ffprobe", "-v", "error", "-select_streams", "v", "-of", "json"),
+            *("-show_entries", "frame=width,height,pts", "-"),
+        ],
+        input=stream,
+        capture_output=True,
+        check=True,
+    )
+    assert done.stderr == b"", done.stderr.decode()
+    frames = json.loads(done.stdout)["frames"]
+    sizes = [(frame["width"], frame["height"]) for frame in frames]
+    return sizes, [frame["pts"] for frame in frames]
+
+
 async def test_another_size_comes_back_and_goes_out() -> None:
-    """The output follows the server's pictures, and the source's when they take their place."""
+    """The output follows the server's pictures, and the source's when they take their place: one
+    stream, whose every picture ffprobe decodes without a complaint."""
     async with scene() as found:
+        began = time.monotonic()
         await found.stack.comfystream.set_faults(output_width=192, output_height=128)
         await found.viewer.wait_for(lambda v: v.frames[-1].width == 192)
         await found.stack.comfystream.set_faults(frozen=True)
         await found.viewer.wait_for(lambda v: v.frames[-1].width == 256)
-        found.assert_time_rises()
+        await found.stack.comfystream.set_faults(frozen=False)
+        await found.viewer.wait_for(lambda v: v.frames[-1].width == 192)
+        await found.assert_unharmed(began)
+        await found.stack.call("DELETE", f"/session/{found.session_id}")
+        await found.viewer.wait_for(lambda v: v.ended)
+        sizes, times = await asyncio.to_thread(probe, b"".join(found.viewer.segments))
+    changes = [size for size, before in zip(sizes, [None, *sizes], strict=False) if size != before]
+    # The server may still have had frames of the other size under way.
+    assert changes[0] == changes[2] == (256, 256)
+    assert changes[1] == changes[3] == (192, 128)
+    assert times == [frame.pts for frame in found.viewer.frames]
+    assert times == sorted(set(times))
 
 
 async def test_an_odd_size_that_kills_the_server_s_sender_is_survived() -> None:
     """No video for the rest of the connection: the source is seen, then a new connection."""
     async with scene() as found:
         await found.stack.comfystream.set_faults(output_width=255, output_height=129)
+        broken_at = time.monotonic()
         await found.wait_status(lambda s: s["status"] == "reconnecting")
+        assert time.monotonic() - broken_at < NOTICE_S
         await found.stack.comfystream.clear_faults()
         await found.wait_processed()
-        found.assert_time_rises()
+        await found.assert_unharmed(broken_at)
 
 
 async def test_without_a_fallback_the_picture_stands() -> None:
     """`none`: nothing goes out until processed frames come again."""
     async with scene(request={"fallback": "none"}) as found:
+        frozen_at = time.monotonic()
         await found.stack.comfystream.set_faults(frozen=True)
         await found.wait_status(lambda s: s["status"] == "reconnecting")
+        assert time.monotonic() - frozen_at < NOTICE_S
         await found.stack.comfystream.clear_faults()
         await found.wait_processed()
+        found.assert_time_rises()
         assert all(frame.inverted for frame in found.viewer.frames)
         assert (await found.status())["processing"]["frames_fallback"] == 0
 
@@ -236,7 +285,7 @@ async def test_with_repeat_the_last_processed_picture_stays_and_time_goes_on() -
         await found.wait_processed(20)
         frames = found.viewer.frames
         assert all(frame.inverted for frame in frames)
-        assert all(a.pts < b.pts for a, b in pairwise(frames))
+        await found.assert_unharmed(own_times=False)
         assert any(a.number == b.number for a, b in pairwise(frames))
 
 
@@ -254,7 +303,9 @@ async def test_processing_that_fails_for_too_long_ends_the_session() -> None:
     async with scene(
         request={"comfystream_url": nowhere}, warm=False, reconnect_limit_s=1.5
     ) as found:
+        began = time.monotonic()
         status = await found.wait_status(lambda s: s["status"] == "failed")
+        assert time.monotonic() - began < 1.5 + NOTICE_S
         assert status["end_reason"] == "processing_failed"
         assert status["error_code"] == "comfystream_unreachable"
         await found.viewer.wait_for(lambda v: v.ended)
