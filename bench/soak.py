@@ -186,8 +186,10 @@ class Soak:
         async def ended() -> bool:
             return bool((await self._stage.status(lane.session))["ended_at"])
 
+        # One that waits ends when what waits has been processed.
+        waits = lane.request.get("on_overload") == "wait" and reason == "input_ended"
         with suppress(TimeoutError):
-            await wait_until(ended, 10.0)
+            await wait_until(ended, RECOVERY_S if waits else 10.0)
         status = await self._stage.status(lane.session)
         if status["end_reason"] != reason:
             lane.wrong.append(f"{status['status']} {status['end_reason']} instead of {reason}")

@@ -121,6 +121,14 @@ def release_waiting_for_start(transport: RTCIceTransport) -> None:
         started.set()
 
 
+async def close_ice(transport: RTCIceTransport) -> None:
+    """Close the sockets of `transport` and end its tasks, also where aiortc holds it for closed
+    because its own close was cut off. Idempotent."""
+    connection = _get(transport, "_connection")
+    if not _get(connection, "_closed"):
+        await connection.close()
+
+
 def _bind_in_range(address: str, ports: range, start: int) -> socket.socket:
     """A UDP socket on the first port that is free, from `start` on and around.
 

@@ -243,6 +243,10 @@ class Pipeline:
             self._ingest.close()
             self._egress.close()
             self.viewing.close()
+            for queue in self._queues():
+                # At once, not when garbage is collected: a full one holds a hundred pictures.
+                queue.close()
+                queue.clear("ended")
         return self.end_reason or EndReason.INPUT_ENDED
 
     def stop(self, *, keep_output: bool = False) -> None:

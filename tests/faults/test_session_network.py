@@ -34,8 +34,7 @@ async def test_packets_that_just_stop_are_noticed_and_the_server_is_not_hung() -
             way.loss = 0.0
             await found.wait_processing(lambda p: p["error_code"] == "comfystream_quarantined")
             await found.wait_processed()
-            assert found.longest_freeze_s(lost_at) < FREEZE_S
-            found.assert_time_rises()
+            await found.assert_unharmed(lost_at)
             state = await found.stack.comfystream.state()
             assert (state["hazards"], state["ended"][0]["lost"]) == ([], True)
 
@@ -54,6 +53,7 @@ async def test_media_that_can_not_get_through_from_the_start_is_said_so(
             assert "UDP" in status["processing"]["error"]
             assert status["status"] == "starting"
             await found.wait_unprocessed()
+            await found.assert_unharmed()
 
 
 @pytest.mark.parametrize(("loss", "most_missing"), [(0.01, 0.5), (0.05, 0.7)])

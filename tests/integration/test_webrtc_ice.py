@@ -8,11 +8,13 @@ import socket
 
 import aioice.ice
 import pytest
-from aiortc import RTCPeerConnection, RTCSctpTransport
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSctpTransport, RTCSessionDescription
 
+from relay import webrtc_close
 from relay.errors import ProcessingError
 from relay.webrtc_close import close_peer
 from relay.webrtc_ice import IceOptions, check_offer, open_peer
+from tests.peers.waiting import until
 
 
 async def offer_of(peer: RTCPeerConnection) -> str:
@@ -79,6 +81,7 @@ async def test_a_peer_that_can_not_be_closed_in_order_is_closed(
     peer = await open_peer(IceOptions())
     sdp = await offer_of(peer)
     monkeypatch.setattr(RTCSctpTransport, "stop", fail)
+    monkeypatch.setattr(webrtc_close, "LONGEST_CLOSE_S", 0.3)
     async with asyncio.timeout(5):
         await close_peer(peer)
     # ResourceWarning is an error: sockets that were left would fail the test by themselves.
@@ -86,3 +89,28 @@ async def test_a_peer_that_can_not_be_closed_in_order_is_closed(
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind((address, int(port)))
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3, 5, 8])
+async def test_an_end_that_nobody_waits_for_still_comes(turns: int) -> None:
+    """Whoever closes is cut off, at whatever point: the sockets are closed, and no task stays."""
+    ours, theirs = await open_peer(IceOptions()), RTCPeerConnection(RTCConfiguration([]))
+    sdp = await offer_of(ours)
+    await theirs.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
+    await theirs.setLocalDescription(await theirs.createAnswer())
+    await ours.setRemoteDescription(theirs.localDescription)
+    await until(lambda: ours.connectionState == "connected")
+    assert ours.sctp is not None
+    ice = ours.sctp.transport.transport._connection
+    sockets = [protocol.transport for protocol in ice._protocols]
+    assert sockets
+    closing = asyncio.create_task(close_peer(ours))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.gather(closing, return_exceptions=True)
+    await until(lambda: not webrtc_close._ending)
+    assert all(socket.is_closing() for socket in sockets)
+    assert ice._closed
+    await until(lambda: theirs.connectionState == "closed")
+    await close_peer(theirs)
