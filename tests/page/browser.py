@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from playwright.async_api import ConsoleMessage, Page, Request, async_playwright
 
-WAIT_MS = 15_000
+WAIT_MS = 30_000
 SCREENSHOTS = Path(__file__).parents[2] / "test-artifacts" / "page"
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 360, "height": 740}

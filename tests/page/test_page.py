@@ -32,7 +32,7 @@ from tests.e2e.stack import INVERT, Stack, in_background, running_stack
 from tests.page.browser import PHONE, WAIT_MS, Visit, visiting
 from trickle_relay_service import create_app
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(180)
 
 expect.set_options(timeout=WAIT_MS)
 TOKEN = "s3cret+as/operators=have-them"
