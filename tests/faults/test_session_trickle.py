@@ -288,7 +288,7 @@ async def test_an_output_that_breaks_and_comes_back_is_taken_up_again() -> None:
                     await found.wait_processed(20)
                     status = await found.status()
                     assert status["status"] == "active"
-                    assert 1 <= status["output"]["segments_lost"] <= 4
+                    assert status["output"]["segments_lost"] <= 4
                     await found.assert_unharmed(cut_at)
                     await found.stack.call("DELETE", f"/session/{found.session_id}")
 
