@@ -14,34 +14,15 @@ from typing import Any
 
 from relay.comfystream.workflow_check import quoted, takes_sound
 from relay.comfystream.workflows import NormalizedPrompts, PromptsError
-from relay.errors import RequestError
+from relay.errors import MOST_FAULTS, ValidationFailed
 from relay.session_change import SessionChange
 from relay.validation import LARGEST_SIZE, SMALLEST_SIZE, even_size
 
 CHANGE_FIELDS = ("prompts", "width", "height", "paused")
 PARAMETERS = frozenset({*CHANGE_FIELDS, "max_framerate"})
 """What a control channel's message can change."""
-MOST_FAULTS = 50
 HIGHEST_FRAMERATE = 60
 """pytrickle's."""
-
-
-class ChangeRefused(RequestError):
-    """A change that can't be asked for.
-
-    Args:
-        faults: ``{"field", "problem"}`` each, perhaps with more.
-    """
-
-    def __init__(self, faults: list[dict[str, str]]) -> None:
-        shown = "; ".join(f"{fault['field']} {fault['problem']}" for fault in faults[:3])
-        more = f"; and {len(faults) - 3} more, see details" if len(faults) > 3 else ""
-        super().__init__(
-            f"{shown}{more}",
-            code="validation_failed",
-            http_status=422,
-            details=faults[:MOST_FAULTS],
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +49,7 @@ def read_change(
             change.
 
     Raises:
-        ChangeRefused: with every fault.
+        ValidationFailed: with every fault.
     """
     reader = _Reader(normalize, has_sound, lenient)
     given = {name: value for name, value in params.items() if value is not None}
@@ -84,7 +65,7 @@ def read_change(
         if not given and not reader.faults:
             reader.fault("the body", f"changes nothing; give one of {', '.join(CHANGE_FIELDS)}")
     if reader.faults:
-        raise ChangeRefused(reader.faults)
+        raise ValidationFailed(reader.faults)
     change = SessionChange(
         prompts,
         sizes.get("width"),

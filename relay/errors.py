@@ -2,6 +2,7 @@
 
     RelayError
     +-- RequestError            a client asked for something we refuse (HTTP 4xx)
+    |   +-- ValidationFailed    with every fault of what it sent
     +-- BusyError               we can't take more just now (503, Retry-After)
     +-- TrickleError            the trickle side
     +-- MediaError              bytes that are not the media they claim to be
@@ -17,6 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
+
+MOST_FAULTS = 50
+"""Of one request, that are told."""
 
 
 class RelayError(Exception):
@@ -66,6 +70,25 @@ class RequestError(RelayError):
         super().__init__(message, code=code, **details)
         self.http_status = http_status
         self.headers = dict(headers or {})
+
+
+class ValidationFailed(RequestError):
+    """A request, or a message, with faults.
+
+    Args:
+        faults: ``{"field", "problem"}`` each, perhaps with more. Three are named in the message,
+            fifty in the details.
+    """
+
+    def __init__(self, faults: list[dict[str, str]]) -> None:
+        shown = "; ".join(f"{fault['field']} {fault['problem']}" for fault in faults[:3])
+        more = f"; and {len(faults) - 3} more, see details" if len(faults) > 3 else ""
+        super().__init__(
+            f"{shown}{more}",
+            code="validation_failed",
+            http_status=422,
+            details=faults[:MOST_FAULTS],
+        )
 
 
 class BusyError(RelayError):

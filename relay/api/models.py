@@ -24,7 +24,7 @@ from relay.comfystream.prompt_library import PromptLibrary
 from relay.comfystream.workflow_check import gives_sound, quoted, takes_sound
 from relay.comfystream.workflows import PromptsError
 from relay.config import Settings
-from relay.errors import RequestError
+from relay.errors import ValidationFailed
 from relay.session_config import AudioCodec, AudioMode, FallbackMode, Fit, OnOverload, SessionConfig
 from relay.validation import (
     LARGEST_SIZE,
@@ -35,8 +35,6 @@ from relay.validation import (
     problem_in_words,
 )
 
-MOST_DETAILS = 50
-"""Faults that one answer lists."""
 MOST_FIELDS = 50
 """Of a request; with more it is something else, and is not looked at."""
 PROCESSED_SUFFIX = "-processed"
@@ -95,24 +93,6 @@ class WorkerStart(_Start):
     """What becomes of an orchestrator's start: either channel may be missing, and stays so."""
 
     max_fps: Annotated[Seconds, Field(ge=1, le=60)] | None = None
-
-
-class ValidationFailed(RequestError):
-    """A request with faults.
-
-    Args:
-        faults: ``{"field", "problem"}`` each, perhaps with more.
-    """
-
-    def __init__(self, faults: list[dict[str, str]]) -> None:
-        shown = "; ".join(f"{fault['field']} {fault['problem']}" for fault in faults[:3])
-        more = f"; and {len(faults) - 3} more, see details" if len(faults) > 3 else ""
-        super().__init__(
-            f"{shown}{more}",
-            code="validation_failed",
-            http_status=422,
-            details=faults[:MOST_DETAILS],
-        )
 
 
 def session_config_from(

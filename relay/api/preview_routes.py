@@ -13,8 +13,7 @@ from aiohttp import web
 
 from relay.api.describe import Operation, describes
 from relay.api.keys import SESSIONS, session_of
-from relay.api.models import ValidationFailed
-from relay.errors import BusyError, RequestError
+from relay.errors import BusyError, RequestError, ValidationFailed
 from relay.previews import Jpeg, PicturePreview
 from relay.queues import QueueClosed
 from relay.viewing import Viewing

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from relay.change_request import ChangeRefused, ChangeRequest, read_change
+from relay.change_request import ChangeRequest, read_change
 from relay.comfystream.prompt_library import PromptLibrary
 from relay.comfystream.workflows import DEFAULT_WORKFLOW, PromptsError
+from relay.errors import ValidationFailed
 from relay.session_change import SessionChange
 
 SOUND = {
@@ -64,7 +65,7 @@ def test_what_the_api_takes(params: dict[str, Any], change: SessionChange) -> No
 )
 def test_what_the_api_refuses(params: dict[str, Any], words: str) -> None:
     """Every fault, with what to do."""
-    with pytest.raises(ChangeRefused) as caught:
+    with pytest.raises(ValidationFailed) as caught:
         read(params)
     assert words in caught.value.message
     assert (caught.value.http_status, caught.value.code) == (422, "validation_failed")
