@@ -199,7 +199,8 @@ async def test_a_node_that_fails_later_is_told_too(monkeypatch: pytest.MonkeyPat
         await found.wait_processing(lambda p: p["error_code"] == "workflow_not_running")
         assert time.monotonic() - failed_at < NOTICE_S
         assert (await found.status())["processing"]["reconnects"] == 0
-        await found.assert_unharmed()
+        # What the failing run dropped shifts the labels of what the server passes through.
+        await found.assert_unharmed(own_times=False)
 
 
 async def test_a_server_that_does_not_answer_on_its_control_channel_does_no_harm() -> None:

@@ -123,7 +123,7 @@ async def test_an_input_whose_server_freezes_for_good_ends_the_session(
         frozen_at = time.monotonic()
         closing = asyncio.create_task(publisher.aclose(delete=False))
         status = await stack.wait_for_status(session, lambda s: s["ended_at"])
-        assert limit_s <= time.monotonic() - frozen_at < limit_s + NOTICE_S
+        assert limit_s <= time.monotonic() - frozen_at < limit_s + 3 * NOTICE_S
         assert (status["status"], status["end_reason"]) == ("failed", "input_timeout")
         assert status["error_code"] == "channel_unavailable"
         await viewer.wait_for(lambda v: v.ended)
