@@ -11,10 +11,8 @@ import asyncio
 import contextlib
 import math
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, TypeVar
 
 import aiohttp
@@ -27,19 +25,17 @@ from relay.comfystream.signalling import exchange_offer
 from relay.comfystream.workflow_check import takes_sound
 from relay.errors import BusyError, ProcessingError
 from relay.fallback import GRACE_S, Fallback
+from relay.link_record import LinkRecord, LinkState
 from relay.live_changes import LiveChanges, NewConnectionWanted, OtherServerWanted
 from relay.media.access_unit import AccessUnit, DecodedFrame
 from relay.media.encoder import VideoEncoder
-from relay.observe.tally import Tally
 from relay.processor import ProcessedUnit, SoundExchange
 from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
 from relay.server_move import OtherServers, ServerMove
 from relay.session_config import SessionConfig
-from relay.session_health import LATE_S
 from relay.tasks import cancel_and_wait, run_beside
 from relay.text_output import TextOutput
 from relay.webrtc_client import WebRTCClient, WebRTCOptions
-from relay.webrtc_network import NetworkFigures
 from relay.workflow_watch import WorkflowWatch
 
 log = structlog.get_logger(__name__)
@@ -54,18 +50,6 @@ WARM_UP_TEXTS = 5
 LOADING_AFTER_S = 1.0
 """An offer that is not answered by then is waiting for a workflow to load: a warm server takes
 0.1 s (measured)."""
-
-
-class LinkState(StrEnum):
-    """Where the link to the server stands."""
-
-    CONNECTING = "connecting"
-    LOADING = "loading"
-    """The server has our offer and loads the workflow."""
-    CONNECTED = "connected"
-    WAITING = "waiting"
-    """Between two attempts."""
-    CLOSED = "closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +72,7 @@ class ComfyStreamProcessor:
     """Keeps one session's frames going through one ComfyStream server.
 
     Args:
-        on_change: called on the event loop when `link_state` has changed.
+        on_change: called on the event loop when `link.state` has changed.
         acquire_lease: takes a lease on the server of that address; raises RequestError.
         other_servers: where the session may go when its server fails; None stays.
         on_config: called on the event loop with each new configuration in force.
@@ -113,11 +97,6 @@ class ComfyStreamProcessor:
         text: TextOutput | None = None,
         sound: SoundExchange | None = None,
     ) -> None:
-        self.link_state = LinkState.CONNECTING
-        self.last_error: ProcessingError | None = None
-        """Why the last attempt failed; None while it works."""
-        self.attempts = 0
-        self.connections = 0
         self.changes = LiveChanges(
             config,
             lease,
@@ -127,6 +106,9 @@ class ComfyStreamProcessor:
         )
         self._move = ServerMove(other_servers, self.changes)
         self.changes.other_server_free = self._move.would_help
+        self._fallback = Fallback(config.fallback, self._show, grace_s=policy.fallback_grace_s)
+        self.link = LinkRecord(self.changes, self._move, self._fallback, on_change)
+        """How the link to the server stands, and what has happened on it."""
         self._answered = 0
         """Processed pictures up to the last failure."""
         self._on_config = on_config
@@ -136,20 +118,8 @@ class ComfyStreamProcessor:
         self._http = http
         self._codecs = codecs
         self._make_encoder = make_encoder
-        self._on_change = on_change
         self._sound = sound
-        self._client: WebRTCClient | None = None
-        self._counted: WebRTCClient | None = None
-        """The last one of those in `_past`."""
-        self._watch: WorkflowWatch | None = None
-        self._network = NetworkFigures()
-        self._failures: Counter[str] = Counter()
-        self._reconnect_reasons: Counter[str] = Counter()
-        self._broken_by = "changed"
-        """Why the next connection is wanted: the last failure since the one before, if any."""
-        self._past = Tally()
-        """Of the connections that are over."""
-        self._fallback = Fallback(config.fallback, lambda _: None, grace_s=policy.fallback_grace_s)
+        self._processed: MediaQueue[ProcessedUnit] | None = None
 
     @property
     def _config(self) -> SessionConfig:
@@ -167,14 +137,7 @@ class ComfyStreamProcessor:
         Raises:
             ProcessingError: nothing came back for the policy's limit; the last failure.
         """
-
-        def show(unit: ProcessedUnit) -> None:
-            if not processed.closed:
-                processed.put_nowait(unit)
-
-        self._fallback = Fallback(
-            self._config.fallback, show, grace_s=self._policy.fallback_grace_s
-        )
+        self._processed = processed
         self._fallback.paused = self._config.paused
         frames.observer = self._fallback.see_input
         waits = self._backoff()
@@ -185,7 +148,7 @@ class ComfyStreamProcessor:
                     await self._process_once(frames)
                     return
                 except NewConnectionWanted as wanted:
-                    self._set_link_state(LinkState.WAITING)
+                    self.link.set_state(LinkState.WAITING)
                     if isinstance(wanted, OtherServerWanted):
                         await _discarding(frames, self._move_from(wanted.error))
                     continue
@@ -205,126 +168,17 @@ class ComfyStreamProcessor:
             return  # the input ended while nothing was connected
         finally:
             frames.observer = None
-            self._set_link_state(LinkState.CLOSED)
-
-    @property
-    def problem(self) -> ProcessingError | None:
-        """What keeps frames from being processed; None while nothing does."""
-        waiting = self._lease.waiting if self._lease is not None else None
-        return waiting or self.last_error or (self._watch.problem if self._watch else None)
-
-    @property
-    def well(self) -> bool:
-        """Whether processed pictures come back."""
-        unanswered_since = self._fallback.unanswered_since
-        return (
-            self.link_state is LinkState.CONNECTED
-            and self.problem is None
-            and (self._config.paused or not self._fallback.active)
-            and (
-                self._config.paused
-                or unanswered_since is None
-                or time.monotonic() - unanswered_since <= LATE_S
-            )
-        )
-
-    @property
-    def first_processed_age_s(self) -> float | None:
-        """Seconds since the first processed picture went on; None if there was none."""
-        first_at = self._fallback.first_processed_at
-        return time.monotonic() - first_at if first_at is not None else None
-
-    @property
-    def fps_returned(self) -> float:
-        """Pictures a second that come back now."""
-        return self._client.ledger.returned.rate if self._client else 0.0
-
-    def figures(self) -> dict[str, Any]:
-        """The processor's part of `SessionFigures`."""
-        client, problem = self._client, self.problem
-        return {
-            "link": self.link_state.value,
-            "problem": problem.message if problem else None,
-            "problem_code": problem.code if problem else None,
-            "missing_nodes": problem.details.get("nodes") if problem else None,
-            "attempts": self.attempts,
-            "reconnects": self.reconnects,
-            "fps_sent": client.ledger.sent.rate if client else 0.0,
-            "fps_returned": self.fps_returned,
-            "first_processed_age_s": self.first_processed_age_s,
-            "fallback_active": self._fallback.active,
-        }
-
-    @property
-    def reconnects(self) -> int:
-        """Connections that stood, after the first."""
-        return max(0, self.connections - 1)
-
-    def status(self) -> dict[str, Any]:
-        client = self._client
-        problem = self.problem
-        fallback = self._fallback
-        return {
-            "link": self.link_state.value,
-            "attempts": self.attempts,
-            "reconnects": self.reconnects,
-            "moves": self._move.moves,
-            "error": problem.message if problem else None,
-            "error_code": problem.code if problem else None,
-            "fallback": fallback.mode.value,
-            "fallback_active": fallback.active,
-            "frames_processed": fallback.frames_processed,
-            "frames_fallback": fallback.frames_fallback,
-            "frames_late": fallback.frames_late,
-            "fps_sent": round(client.ledger.sent.rate, 1) if client else 0.0,
-            "fps_returned": round(self.fps_returned, 1),
-            "frames_in_flight": client.ledger.identifier.in_flight if client else 0,
-            "frames_abandoned": client.ledger.abandoned if client else 0,
-            "label_shift": client.ledger.identifier.label_shift if client else 0,
-            "round_trip_ms": client.ledger.round_trip.percentiles_ms() if client else None,
-        }
-
-    async def measure(self) -> None:
-        """Look at the way to the server, for the next `tally`."""
-        if self._client is not None:
-            self._network = await self._client.network() or self._network
-
-    def tally(self, tally: Tally) -> None:
-        """Add what was counted and measured."""
-        fallback = self._fallback
-        tally.count("frames_total", "processed", "video", by=fallback.frames_processed)
-        tally.count("frames_total", "fallback", "video", by=fallback.frames_fallback)
-        tally.count("webrtc_attempts_total", by=self.attempts)
-        tally.each("webrtc_failures_total", self._failures)
-        tally.each("webrtc_reconnects_total", self._reconnect_reasons)
-        tally.stands("sessions_fallback", at=int(fallback.active))
-        tally.add_past(self._past)
-        if self._client is not None and self._client is not self._counted:
-            self._tally_connection(self._client, tally)
-            network = self._network
-            tally.stands("webrtc_connections", self._client.state)
-            tally.stands("webrtc_ice_connections", network.ice)
-            tally.stands("webrtc_dtls_connections", network.dtls)
-            tally.stands("frames_in_flight", at=self._client.ledger.identifier.in_flight)
-            if network.rtt_s is not None:
-                tally.at_worst("webrtc_rtt_seconds", at=network.rtt_s)
-
-    def _tally_connection(self, client: WebRTCClient, tally: Tally) -> None:
-        ledger = client.ledger
-        tally.count("frames_total", "sent", "video", by=ledger.sent.total)
-        tally.count("frames_total", "returned", "video", by=ledger.returned.total)
-        tally.measured("stage_duration_seconds", "send_encode", histogram=ledger.encoding)
-        tally.measured(
-            "stage_duration_seconds", "comfystream", histogram=ledger.round_trip.histogram
-        )
-        tally.count("webrtc_packets_lost_total", "sent", by=self._network.lost_sent)
-        tally.count("webrtc_packets_lost_total", "received", by=self._network.lost_received)
+            self.link.set_state(LinkState.CLOSED)
 
     def see_decoded(self, decodable: bool) -> None:
         """See `FrameProcessor.see_decoded`."""
         self._fallback.see_decoded(decodable)
-        if self._client is not None:
-            self._client.see_decoded(decodable)
+        if self.link.client is not None:
+            self.link.client.see_decoded(decodable)
+
+    def status(self) -> dict[str, Any]:
+        """See `FrameProcessor.status`."""
+        return self.link.status()
 
     async def ask(self, message: dict[str, Any]) -> dict[str, Any] | None:
         """Send a message on the control channel of the connection that stands; its reply, if any.
@@ -332,8 +186,8 @@ class ComfyStreamProcessor:
         Raises:
             BusyError: `not_connected`; `comfystream_silent`.
         """
-        client = self._client
-        if client is None or client.control is None or self.link_state is not LinkState.CONNECTED:
+        client = self.link.client
+        if client is None or client.control is None or self.link.state is not LinkState.CONNECTED:
             raise BusyError("not connected to ComfyStream now", code="not_connected")
         try:
             return await client.control.ask(message)
@@ -343,14 +197,8 @@ class ComfyStreamProcessor:
                 error.message, code="comfystream_silent" if silent else "not_connected"
             ) from error
 
-    @property
-    def webrtc_state(self) -> str:
-        """W3C's RTCPeerConnectionState of the current connection."""
-        return self._client.state if self._client else "new"
-
     async def _process_once(self, frames: MediaQueue[DecodedFrame]) -> None:
-        self.attempts += 1
-        self._set_link_state(LinkState.CONNECTING)
+        self.link.begin_attempt()
         lease = None
         try:
             async with self._limited():
@@ -362,21 +210,14 @@ class ComfyStreamProcessor:
                         break
                 warm_up = WARM_UP_TEXTS if takes_sound(self._config.prompts) else 0
                 self._text.new_connection(skip=warm_up)
-                client = self._client = self._new_client()
-                self._network = NetworkFigures()
+                client = self._new_client()
+                self.link.begin_client(client)
                 await self._connect(client, frames)
             try:
-                self.connections += 1
-                if self.connections > 1:
-                    self._reconnect_reasons[self._broken_by] += 1
-                self._broken_by = "changed"
-                self.last_error = None
-                self._set_link_state(LinkState.CONNECTED)
+                self.link.connected()
                 await self._stay_connected(client)
             finally:
-                await self.measure()
-                self._tally_connection(client, self._past)
-                self._counted = client
+                await self.link.disconnected(client)
                 await client.aclose()
         finally:
             if lease is not None:
@@ -389,9 +230,9 @@ class ComfyStreamProcessor:
         try:
             url = await self._move.choose(error, answered=self._answered > before)
         except ProcessingError as problem:
-            self.last_error = problem
+            self.link.last_error = problem
             return False
-        self.last_error = None  # no fault of the next one's
+        self.link.last_error = None  # no fault of the next one's
         self.changes.move_to(url)
         return True
 
@@ -405,6 +246,10 @@ class ComfyStreamProcessor:
                 await cancel_and_wait([connecting])
                 await client.aclose()
             raise
+
+    def _show(self, unit: ProcessedUnit) -> None:
+        if self._processed is not None and not self._processed.closed:
+            self._processed.put_nowait(unit)
 
     def _take_processed(self, unit: AccessUnit) -> None:
         if unit.hidden:
@@ -430,7 +275,7 @@ class ComfyStreamProcessor:
                 try:
                     yield
                 except asyncio.CancelledError:
-                    waiting = self.problem
+                    waiting = self.link.problem
                     raise
         except TimeoutError:
             raise waiting or ProcessingError(
@@ -452,13 +297,13 @@ class ComfyStreamProcessor:
     async def _stay_connected(self, client: WebRTCClient) -> None:
         watches: list[Coroutine[Any, Any, None]] = [self._watch_answers(client)]
         if self._config.prompts and client.control is not None:
-            self._watch = WorkflowWatch(self._config.prompts)
-            watches.append(self._watch.run(client.control))
-        watches.append(self.changes.follow(client, self._watch))
+            self.link.watch = WorkflowWatch(self._config.prompts)
+            watches.append(self.link.watch.run(client.control))
+        watches.append(self.changes.follow(client, self.link.watch))
         try:
             await run_beside(client.run(), *watches)
         finally:
-            self._watch = None
+            self.link.watch = None
 
     async def _watch_answers(self, client: WebRTCClient) -> None:
         """The last resort: frames come, and whatever the connection believes, nothing that can be
@@ -491,7 +336,7 @@ class ComfyStreamProcessor:
         if self._lease is not None:
             self._lease.begin_offer()
         loading = asyncio.get_running_loop().call_later(
-            LOADING_AFTER_S, self._set_link_state, LinkState.LOADING
+            LOADING_AFTER_S, self.link.set_state, LinkState.LOADING
         )
         try:
             answer = await exchange_offer(
@@ -528,22 +373,14 @@ class ComfyStreamProcessor:
             self._lease.refused()
 
     def _note_failure(self, error: ProcessingError) -> None:
-        self.last_error = error
-        self._failures[error.code] += 1
-        self._broken_by = error.code
-        self._set_link_state(LinkState.WAITING)
+        self.link.failed(error)
         log.warning(
             "comfystream.attempt_failed",
             code=error.code,
             error=error.message,
-            attempt=self.attempts,
+            attempt=self.link.attempts,
             cause=repr(error.__cause__) if error.__cause__ else None,
         )
-
-    def _set_link_state(self, state: LinkState) -> None:
-        if state is not self.link_state:
-            self.link_state = state
-            self._on_change()
 
 
 async def _result_of(future: asyncio.Future[None]) -> None:

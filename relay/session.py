@@ -1,4 +1,4 @@
-"""One relay session: its state, its pipeline, why it ended, what its status says."""
+"""One relay session: its state, its pipeline, why it ended."""
 
 from __future__ import annotations
 
@@ -13,38 +13,26 @@ import structlog
 
 from relay.change_request import read_change
 from relay.channels import SessionChannels
-from relay.comfystream_processor import ComfyStreamProcessor, LinkState
-from relay.errors import ProcessingError, RelayError, RequestError
+from relay.comfystream.leases import ServerLease
+from relay.comfystream_processor import ComfyStreamProcessor
+from relay.errors import RelayError, RequestError
 from relay.events_channel import EventsChannel
+from relay.link_record import LinkState
 from relay.log_limit import LimitedLog
-from relay.observe.diagnosis import diagnose
 from relay.observe.event_hub import EventKind
 from relay.observe.session_watch import SessionWatch
-from relay.observe.tally import Tally
 from relay.pipeline import Pipeline, PipelineResources
-from relay.redaction import mask_credentials
 from relay.server_move import OtherServers
+from relay.server_sound import ServerSound
 from relay.session_change import ChangeResult, RequestedChange
 from relay.session_config import SessionConfig
-from relay.session_figures import SessionFigures
-from relay.session_health import Health, judge
+from relay.session_report import SessionReport
 from relay.session_state import TRANSITIONS, EndReason, SessionState
-from relay.stream_events import StreamReporter, StreamView
 from relay.tasks import cancel_and_wait
 from relay.text_output import TextOutput
 from relay.trickle.publisher_options import CreatePolicy
 
 log = structlog.get_logger(__name__)
-
-
-_OVERVIEW = (
-    *("session_id", "status", "health", "diagnosis", "input_stream_url", "output_stream_url"),
-    *("comfystream_url", "width", "height", "created_at", "ended_at", "mode", "paused"),
-    *("queue_sizes", "queue_capacities", "frames_dropped"),
-    *("fps_in", "fps_out", "delay_ms", "webrtc_state"),
-    *("processing", "input", "output", "end_reason", "error", "error_code"),
-)
-"""Fields of the status that `Session.overview` has too."""
 
 
 class Session:
@@ -72,8 +60,9 @@ class Session:
             if config.prompts
             else None
         )
-        self.config = self._asked = config
+        self.config = config
         self.state = SessionState.STARTING
+        self.state_reason = "requested"
         self.created_at = datetime.now(UTC)
         self.ended_at: datetime | None = None
         self.end_reason: EndReason | None = None
@@ -88,7 +77,6 @@ class Session:
         self._limited_log = LimitedLog(self._log)
         self._hub = resources.events
         self._watch = SessionWatch()
-        self._state_reason = "requested"
         self._channels = SessionChannels(
             config,
             resources.http,
@@ -100,37 +88,24 @@ class Session:
         self.text = TextOutput(self._channels.data.send if self._channels.data else None)
         """What ComfyStream says beside the pictures."""
         server_sound = resources.make_server_sound(config)
-        self._processor = ComfyStreamProcessor(
-            config,
-            resources.webrtc_options,
-            resources.reconnect_policy,
-            resources.http,
-            resources.codecs,
-            resources.make_uplink_encoder,
-            lease,
-            on_change=self._follow_link,
-            acquire_lease=lambda url: resources.leases.acquire(url, self.session_id),
-            other_servers=other_servers,
-            on_config=self._follow_config,
-            text=self.text,
-            sound=server_sound,
+        self._processor = self._make_processor(
+            config, resources, lease, other_servers, server_sound
         )
-        self._events: EventsChannel | None = None
-        self._asked_status = self._make_reporter(config)
-        """For `stream_status`; asked after every change, so that it knows when."""
-        self.observers.append(Session._note_change)
-        if config.events_url:
-            self._events = self._make_events(config, config.events_url, resources)
         self._pipeline = Pipeline(config, resources, self._processor, server_sound)
         self.viewing = self._pipeline.viewing
         """Its pictures and its stream, for people."""
+        self._changes = self._processor.changes.queue
+        self.report = SessionReport(
+            self, self._pipeline, self._processor.link, self._channels, self._changes
+        )
+        """What it tells of itself."""
+        self.observers.append(Session._note_change)
+        self._events: EventsChannel | None = None
+        if config.events_url:
+            self._events = self._make_events(config, config.events_url, resources)
         self._normalize = resources.prompts.normalize
         self._has_sound = server_sound is not None
-        self._changes = self._processor.changes.queue
         self._stopping: asyncio.Task[None] | None = None
-        self._final_status: dict[str, Any] | None = None
-        self._final_stream_status: dict[str, Any] | None = None
-        self._final_tally: Tally | None = None
         self._task: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
 
@@ -208,112 +183,30 @@ class Session:
         await self._ended.wait()
 
     def summary(self) -> dict[str, Any]:
-        """The session's entry in `GET /sessions`."""
-        return {
-            "session_id": self.session_id,
-            "status": self.state.value,
-            "input_stream_url": mask_credentials(self.config.input_stream_url),
-            "output_stream_url": mask_credentials(self.config.output_stream_url),
-            "created_at": _timestamp(self.created_at),
-            "health": self._health(),
-            "end_reason": self.end_reason.value if self.end_reason else None,
-        }
+        """See `SessionReport.summary`."""
+        return self.report.summary()
 
     def status(self) -> dict[str, Any]:
-        """The `session` object of `GET /session/{id}/status`."""
-        if self._final_status is not None:
-            return self._final_status
-        error = self.error
-        diagnosis = diagnose(self.figures())
-        return {
-            "session_id": self.session_id,
-            "status": self.state.value,
-            "health": self._health(),
-            "diagnosis": diagnosis.to_dict() if diagnosis else None,
-            "input_stream_url": mask_credentials(self.config.input_stream_url),
-            "output_stream_url": mask_credentials(self.config.output_stream_url),
-            "comfystream_url": mask_credentials(self.config.comfystream_url),
-            "width": self.config.width,
-            "height": self.config.height,
-            "created_at": _timestamp(self.created_at),
-            "queue_sizes": self._pipeline.queue_sizes(),
-            "webrtc_state": self._processor.webrtc_state,
-            "fit": self.config.fit.value,
-            "segment_seconds": self.config.segment_seconds,
-            "on_overload": self.config.on_overload.value,
-            "output_fps": self.config.output_fps or None,
-            "mode": "workflow" if self.config.prompts else "passthrough",
-            "ended_at": _timestamp(self.ended_at) if self.ended_at else None,
-            "end_reason": self.end_reason.value if self.end_reason else None,
-            "error": error.message if error else None,
-            "error_code": error.code if error else None,
-            "warnings": list(self.config.warnings),
-            "paused": self.config.paused,
-            "changes": self._changes.status(),
-            "channels": self._channels.status(),
-            "text": self.text.status(),
-            "processing": self._processor.status(),
-            **self._pipeline.status(),
-        }
+        """See `SessionReport.status`."""
+        return self.report.status()
 
     def overview(self) -> dict[str, Any]:
-        """What a list of sessions shows of it, once a second."""
-        status = self.status()
-        return {name: status[name] for name in _OVERVIEW}
+        """See `SessionReport.overview`."""
+        return self.report.overview()
 
-    def figures(self) -> SessionFigures:
-        """What it measures now; until it has ended."""
-        health = self._health()
-        return SessionFigures(
-            state=self.state,
-            state_reason=self._state_reason,
-            health=Health(health) if health else None,
-            started_s=(datetime.now(UTC) - self.created_at).total_seconds(),
-            paused=self.config.paused,
-            workflow=bool(self.config.prompts),
-            error=self.error.message if self.error else None,
-            error_code=self.error.code if self.error else None,
-            end_reason=self.end_reason.value if self.end_reason else None,
-            **self._pipeline.figures(),
-            **self._processor.figures(),
-        )
+    def fps_report(self) -> dict[str, Any]:
+        """See `SessionReport.fps_report`."""
+        return self.report.fps_report()
+
+    def stream_status(self) -> dict[str, Any]:
+        """See `SessionReport.stream_status`."""
+        return self.report.stream_status()
 
     def look(self) -> None:
         """Publish what has happened since the last look."""
-        if self._final_status is None:
-            for kind, data in self._watch.look(self.figures(), time.monotonic()):
+        if not self.report.final:
+            for kind, data in self._watch.look(self.report.figures(), time.monotonic()):
                 self._hub.publish(kind, self.session_id, **data)
-
-    async def measure(self) -> None:
-        """Look at what only asking tells, for the next `tally`; never waits."""
-        if self._final_status is None:
-            await self._processor.measure()
-
-    def tally(self) -> Tally:
-        """What it has counted and measured."""
-        if self._final_tally is not None:
-            return self._final_tally
-        tally, figures = Tally(), self.figures()
-        tally.stands("sessions", self.state.value)
-        if figures.health is not None:
-            tally.stands("sessions_health", figures.health.value)
-        if (diagnosis := diagnose(figures)) is not None:
-            tally.stands("sessions_bottleneck", diagnosis.stage.value)
-        counts = self._changes.counts
-        tally.count("changes_total", "applied", by=counts.applied)
-        tally.count("changes_total", "superseded", by=counts.superseded)
-        tally.count("changes_total", "failed", by=counts.failed)
-        viewers = self.viewing.status()
-        tally.stands("viewers", at=viewers["now"])
-        tally.count("viewers_dropped_total", by=viewers["dropped"])
-        self._pipeline.tally(tally)
-        self._processor.tally(tally)
-        return tally
-
-    @property
-    def problem(self) -> ProcessingError | None:
-        """What keeps its frames from being processed now."""
-        return None if self.state.final else self._processor.problem
 
     async def _run(self) -> None:
         structlog.contextvars.bind_contextvars(session_id=self.session_id)
@@ -355,11 +248,7 @@ class Session:
             if self.state is not SessionState.STOPPING:
                 self._set_state(SessionState.STOPPING, _value(self.end_reason))
             self._set_state(final, _value(self.end_reason))
-            past = Tally()
-            past.add_past(self.tally())
-            self._final_tally = past
-            self._final_status = self.status()
-            self._final_stream_status = self.stream_status()
+            self.report.finish()
             try:
                 await self._channels.aclose(keep_channels=self.handed_over)
                 if self._events is not None:
@@ -371,69 +260,36 @@ class Session:
         # What is kept for the ten minutes is what can still be asked: not codecs and queues.
         self._events = None
         self.observers.clear()
+        self.report.let_go()
         del self._pipeline, self._processor
         self._hub.end_of(self.session_id)
         self._ended.set()
 
-    def _params(self) -> dict[str, Any]:
-        """What an orchestrator asked for, and what was changed since."""
-        now, asked = self.config, self._asked
-        changed = [
-            n for n in ("prompts", "width", "height") if getattr(now, n) != getattr(asked, n)
-        ]
-        return {**now.params, **{name: getattr(now, name) for name in changed}}
-
-    def fps_report(self) -> dict[str, Any]:
-        """The output's frame rate as ComfyStream's `/streams/stats` has it; while it runs."""
-        return self._pipeline.minute()
-
-    def view(self) -> StreamView:
-        """The session as a gateway is told of it; until it has ended."""
-        pipeline, processor, problem = self._pipeline, self._processor, self.error or self.problem
-        health = self._health()
-        return StreamView(
-            state=self.state,
-            health=Health(health) if health else None,
-            width=self.config.width,
-            height=self.config.height,
-            fps_in=round(pipeline.frames_in.rate, 1),
-            fps_out=round(processor.fps_returned, 1),
-            frames_in=pipeline.frames_in.total,
-            frames_out=pipeline.frames_out.total,
-            frames_waiting=sum(pipeline.queue_sizes().values()),
-            input_age_s=pipeline.frames_in.age_s,
-            first_input_age_s=pipeline.frames_in.first_age_s,
-            output_age_s=pipeline.frames_out.age_s,
-            first_processed_age_s=processor.first_processed_age_s,
-            problem=problem.message if problem else None,
-            problem_code=problem.code if problem else None,
-            reconnects=processor.reconnects,
-            params=self._params(),
-            end_reason=self.end_reason.value if self.end_reason else None,
-        )
-
-    def stream_status(self) -> dict[str, Any]:
-        """The session in the words of ai-runner's status object."""
-        if self._final_stream_status is not None:
-            return self._final_stream_status
-        return self._asked_status.status(self.view(), round(time.time() * 1000))
-
     def _note_change(self) -> None:
-        self.stream_status()
+        self.report.stream_status()
 
-    def _make_reporter(self, config: SessionConfig) -> StreamReporter:
-        urls = {
-            "subscribe": config.input_stream_url,
-            "publish": config.output_stream_url,
-            "control": config.control_url or "",
-            "events": config.events_url or "",
-            "data": config.data_url or "",
-        }
-        return StreamReporter(
-            config.names,
-            self.session_id,
-            round(self.created_at.timestamp() * 1000),
-            {name: mask_credentials(url) for name, url in urls.items()},
+    def _make_processor(
+        self,
+        config: SessionConfig,
+        resources: PipelineResources,
+        lease: ServerLease | None,
+        other_servers: OtherServers | None,
+        sound: ServerSound | None,
+    ) -> ComfyStreamProcessor:
+        return ComfyStreamProcessor(
+            config,
+            resources.webrtc_options,
+            resources.reconnect_policy,
+            resources.http,
+            resources.codecs,
+            resources.make_uplink_encoder,
+            lease,
+            on_change=self._follow_link,
+            acquire_lease=lambda url: resources.leases.acquire(url, self.session_id),
+            other_servers=other_servers,
+            on_config=self._follow_config,
+            text=self.text,
+            sound=sound,
         )
 
     def _make_events(
@@ -442,33 +298,26 @@ class Session:
         events = EventsChannel(
             url,
             resources.http,
-            self._make_reporter(config),
-            self.view,
+            self.report.new_stream_reporter(),
+            self.report.view,
             create=CreatePolicy.NEVER if config.channels_given else CreatePolicy.IF_MISSING,
             on_end=lambda: self._on_given_end(EndReason.EVENTS_ENDED),
         )
         self.observers.append(lambda _: events.note_change())
         return events
 
-    def _health(self) -> str | None:
-        if self.state is SessionState.STOPPING or self.state.final:
-            return None
-        started_s = (datetime.now(UTC) - self.created_at).total_seconds()
-        ages = self._pipeline.ages(started_s=started_s, processing_well=self._processor.well)
-        return judge(ages).value
-
     def _follow_link(self) -> None:
         if self.state is SessionState.STOPPING or self.state.final:
             return
-        match self._processor.link_state:
+        link = self._processor.link
+        match link.state:
             case LinkState.CONNECTED:
                 self._set_state(SessionState.ACTIVE, "connected")
             case LinkState.LOADING:
                 self._set_state(SessionState.LOADING, "offered")
             case LinkState.WAITING:
-                was_connected = self._processor.connections > 0
-                state = SessionState.RECONNECTING if was_connected else SessionState.STARTING
-                problem = self._processor.problem
+                state = SessionState.RECONNECTING if link.connections else SessionState.STARTING
+                problem = link.problem
                 self._set_state(state, problem.code if problem else "changed")
                 self._tell_observers()
 
@@ -507,7 +356,7 @@ class Session:
             raise AssertionError(f"no transition from {self.state} to {state}")
         self._log.info("session.state", old=self.state.value, new=state.value, reason=reason)
         self.state = state
-        self._state_reason = reason
+        self.state_reason = reason
         self._tell_observers()
 
     def _tell_change(self, names: list[str], result: asyncio.Future[ChangeResult]) -> None:
@@ -533,8 +382,3 @@ def _session_ended() -> RequestError:
 
 def _value(reason: EndReason | None) -> str:
     return reason.value if reason else "unknown"
-
-
-def _timestamp(moment: datetime) -> str:
-    """UTC without zone, to the second, as the HTTP contract shows it."""
-    return moment.replace(tzinfo=None).isoformat(timespec="seconds")

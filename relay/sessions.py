@@ -156,7 +156,7 @@ class SessionManager:
     async def measure(self) -> None:
         """Look at what only asking tells, for the next `tallies`; never waits for anything."""
         for session in self.list():
-            await session.measure()
+            await session.report.measure()
 
     async def tallies(self) -> builtins.list[tuple[str, Tally]]:
         """Everything counted and measured: the relay's own with that of ended sessions, under no
@@ -165,7 +165,7 @@ class SessionManager:
         found = [("", self._own_tally())]
         for session in running:
             # One that has ended meanwhile is not in the relay's own yet.
-            found.append((session.session_id, session.tally()))
+            found.append((session.session_id, session.report.tally()))
             await asyncio.sleep(0)
         return found
 
@@ -347,7 +347,7 @@ class SessionManager:
     def _note_end(self, session: Session) -> None:
         if session.state.final:
             self.logs.ended(session.session_id)
-            self._past.add_past(session.tally())
+            self._past.add_past(session.report.tally())
             reason = session.end_reason.value if session.end_reason else "unknown"
             self._past.count("sessions_ended_total", reason, by=1)
 
@@ -370,8 +370,8 @@ class SessionManager:
             self._servers.note_end(session.session_id)
             return
         self._servers.note_use(url, session.session_id)
-        if session.problem is not None:
-            self._servers.note_failure(url, session.problem)
+        if session.report.problem is not None:
+            self._servers.note_failure(url, session.report.problem)
 
     def _require_ready(self) -> PipelineResources:
         problem = self.why_not_ready()

@@ -39,7 +39,7 @@ def break_demuxer(session: Session) -> None:
 
 
 def break_uplink(session: Session) -> None:
-    client = session._processor._client
+    client = session._processor.link.client
     assert client is not None
     assert client._peer is not None
     asyncio.ensure_future(client._peer.close())  # noqa: RUF006 - ends with the loop's next turns

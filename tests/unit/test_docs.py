@@ -17,8 +17,8 @@ import pytest
 from relay import sessions as sessions_module
 from relay.api.app import build_app
 from relay.api.models import StartRequest
-from relay.comfystream_processor import LinkState
 from relay.config import Settings, variable_name
+from relay.link_record import LinkState
 from relay.observe.event_hub import EventKind
 from relay.pipeline import PipelineResources
 from relay.session import Session

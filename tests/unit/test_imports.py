@@ -23,6 +23,7 @@ LEVELS = {
     "relay.api": 7,
     "relay.sessions": 6,
     "relay.session": 5,
+    "relay.session_report": 5,
     "relay.preflight": 5,
     "relay.preflight_peers": 5,
     "relay.pipeline": 4,
