@@ -28,7 +28,7 @@ demo: $(STAMP) ## see it move: trickle server, ComfyStream stand-in, relay, test
 	@$(BIN)/python -m demo
 
 test: $(STAMP) ## the whole test suite, in two processes: much of it waits for media
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 fuzz: $(STAMP) ## what arrives from outside, for an hour or so: a hundred times the inputs of `make test`
 	@HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q --timeout 0 tests/fuzz tests/integration/test_api_fuzz.py
