@@ -27,8 +27,8 @@ run: $(STAMP) ## start the relay on 0.0.0.0:8890
 demo: $(STAMP) ## see it move: trickle server, ComfyStream stand-in, relay, test pattern
 	@$(BIN)/python -m demo
 
-test: $(STAMP) ## the whole test suite, in two processes: much of it waits for media
-	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
+test: $(STAMP) ## the whole test suite, in three processes: much of it waits for media
+	@$(BIN)/python -m pytest -q -n 3 --dist worksteal
 
 fuzz: $(STAMP) ## what arrives from outside, for an hour or so: a hundred times the inputs of `make test`
 	@HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q --timeout 0 tests/fuzz tests/integration/test_api_fuzz.py
