@@ -45,7 +45,7 @@ SUSPECT_RETURNS = 3
 SUSPECT_EXCESS = 0.6
 """Of the time from frame to frame: by how much longer than usual the last round trips all were
 when labels lag by one."""
-LATE_AFTER, LATE_AFTER_S, RECOVERIES = 1.25, 0.01, 5
+LATE_AFTER, LATE_AFTER_S, RECOVERIES = 2.0, 0.03, 5
 """A frame is late after so many usual round trips and so much, then after twice that, and so on,
 so often."""
 LISTEN = 1.5

@@ -94,7 +94,7 @@ def test_the_frame_sent_last_is_late_ever_more_rarely() -> None:
         now += late_in
         waits.append(now - 1.0)
         flight.recovered()
-    assert waits == pytest.approx([0.135, 0.27, 0.54, 1.08, 2.16])
+    assert waits == pytest.approx([0.23, 0.46, 0.92, 1.84, 3.68])
     flight.sent()
     assert flight.late_in() is not None
 
