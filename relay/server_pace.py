@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from statistics import median
 
-from relay.stats import percentile_95
+from relay.stats import percentile
 
 SERVICES = 8
 """How many of the last runs the estimate is the median of: one hiccup slows nothing."""
@@ -53,12 +53,12 @@ class ServerPace:
     @property
     def usual_s(self) -> float:
         """The median of the last round trips; 0.0 before the first."""
-        return median(list(self._round_trips)[-USUAL_RETURNS:]) if self._round_trips else 0.0
+        return median(self.last_round_trips(USUAL_RETURNS)) if self._round_trips else 0.0
 
     @property
     def slow_s(self) -> float:
         """A round trip that is slow, but nothing unusual; 0.0 before the first."""
-        return percentile_95(list(self._round_trips)[-SLOW_OF:])
+        return percentile(sorted(self.last_round_trips(SLOW_OF)), 95)
 
     @property
     def service_s(self) -> float:
@@ -84,9 +84,10 @@ class ServerPace:
         """A frame that was sent at `sent_at` is back; `under_way` tells when those that are not
         were sent, the oldest first."""
         round_trip = now - sent_at
-        service_s = min(now - self._returned_at, max(0.0, round_trip - self.way_s))
-        if round_trip - min(self._round_trips, default=0.0) < NO_QUEUE * self.service_s:
-            service_s = min(service_s, PROBE * self.service_s)
+        usual_s, way_s = self.service_s, self.way_s
+        service_s = min(now - self._returned_at, max(0.0, round_trip - way_s))
+        if round_trip - min(self._round_trips, default=0.0) < NO_QUEUE * usual_s:
+            service_s = min(service_s, PROBE * usual_s)
         self._services.append(service_s)
         self._round_trips.append(round_trip)
         self._returned_at = now

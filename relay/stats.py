@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -119,8 +119,7 @@ class DelayMeter:
         values = sorted(value for at, value in self._samples if at >= horizon)
         if not values:
             return None
-        last = len(values) - 1
-        return {f"p{q}": round(values[round(last * q / 100)] * 1000, 2) for q in (50, 95, 99)}
+        return {f"p{q}": round(percentile(values, q) * 1000, 2) for q in (50, 95, 99)}
 
 
 class MinuteMeter:
@@ -170,7 +169,10 @@ class MinuteMeter:
         return int(now - self._first_at)
 
 
-def percentile_95(values: Iterable[float]) -> float:
-    """The 95th percentile, rounded up to one of the values; 0.0 of none."""
-    ordered = sorted(values)
-    return ordered[len(ordered) * 95 // 100] if ordered else 0.0
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The value that so many of a hundred are below; 0.0 of none.
+
+    Args:
+        ordered: the values, the smallest first.
+    """
+    return ordered[round((len(ordered) - 1) * percent / 100)] if ordered else 0.0

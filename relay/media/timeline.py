@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from random import Random
 
 from relay.media.access_unit import CLOCK_RATE
-from relay.stats import percentile_95
+from relay.stats import percentile
 
 RTP_MODULUS = 1 << 32
 CODE_LOW, CODE_HIGH = -8, 7
@@ -236,7 +236,7 @@ class FrameIdentifier:
             if self._too_soon:
                 return False
         waited_s = now - max(frame.sent_at, last_return_at)
-        return waited_s <= LATE * percentile_95(self._round_trips) + LATE_S
+        return waited_s <= LATE * percentile(sorted(self._round_trips), 95) + LATE_S
 
 
 def _pop_through(frames: OrderedDict[int, SentFrame], key: int) -> SentFrame:

@@ -68,11 +68,10 @@ async def test_what_is_asked_for_while_connecting_is_applied_once() -> None:
     """An offer is under way, which takes its time: the newest change follows it, and once."""
     options = PatternOptions(frames=1800, plain=True, audio=False)
     viewer = Viewer()
-    async with running_stack("--offer-delay-s", "1.5") as stack:
+    async with running_stack("--offer-delay-s", "2.5") as stack:
         async with in_background(publish_live(stack.channel("camera"), generate(options))):
             session = await stack.start("camera", prompts=INVERT)
-            await stack.wait_for_status(session, lambda s: s["processing"]["attempts"] == 1)
-            await asyncio.sleep(0.5)
+            await stack.wait_for_status(session, lambda s: s["processing"]["link"] == "loading")
             path = f"/session/{session}"
             answers = await asyncio.gather(
                 stack.call("PATCH", path, json={"prompts": INVERT}),
