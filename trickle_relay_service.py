@@ -25,13 +25,13 @@ from relay.api.app import build_app, drain, make_runner
 from relay.api.metrics_routes import metrics_app
 from relay.api.openapi import openapi
 from relay.comfystream.workflows import TextWorkflowError
-from relay.config import EventLoop, LogLevel, Settings
-from relay.config_show import print_lines
-from relay.config_sources import LoadedSettings, SettingsError, load_settings
-from relay.config_warnings import security_warnings
+from relay.config.settings import EventLoop, LogLevel, Settings
+from relay.config.show import print_lines
+from relay.config.sources import LoadedSettings, SettingsError, load_settings
+from relay.config.warnings import security_warnings
 from relay.observe.log import configure_logging
 from relay.observe.session_logs import SessionLogs
-from relay.sessions import SessionManager
+from relay.session.manager import SessionManager
 
 log = structlog.get_logger("relay")
 
@@ -83,7 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     """Look whether the relay could serve; 1 if something would keep it from that."""
-    from relay.preflight import Finding, Level, preflight  # a relay that serves needs none of it
+    from relay.check.preflight import (  # a relay that serves needs none of it
+        Finding,
+        Level,
+        preflight,
+    )
 
     findings: list[Finding] = []
 

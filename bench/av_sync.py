@@ -28,7 +28,7 @@ from bench.process_cost import cpu_seconds, peak_memory_mb
 from bench.session_run import free_port
 from demo.child_process import Child, ChildError
 from demo.start_session import INVERT
-from relay.config import LogLevel
+from relay.config.settings import LogLevel
 from relay.observe.log import configure_logging
 from relay.tasks import cancel_and_wait
 

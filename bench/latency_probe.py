@@ -15,7 +15,7 @@ from typing import Any
 
 from demo.frame_tally import TallySummary
 from demo.output_probe import OutputProbe
-from relay.config import LogLevel
+from relay.config.settings import LogLevel
 from relay.observe.log import configure_logging
 from relay.tasks import cancel_and_wait
 

@@ -20,7 +20,7 @@ import av
 
 from bench.latency_probe import say
 from demo.frame_tally import PTS_MODULUS, percentile_ms
-from relay.config import LogLevel
+from relay.config.settings import LogLevel
 from relay.errors import RelayError
 from relay.observe.log import configure_logging
 from relay.trickle.subscriber import TrickleSubscriber

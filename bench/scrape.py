@@ -19,11 +19,11 @@ from typing import Any
 
 import structlog
 
-from relay.config import Settings
+from relay.config.settings import Settings
 from relay.observe.metrics import expose
-from relay.session import Session
-from relay.session_config import SessionConfig
-from relay.sessions import SessionManager
+from relay.session.config import SessionConfig
+from relay.session.manager import SessionManager
+from relay.session.session import Session
 
 NOWHERE = "http://127.0.0.1:9"
 

@@ -27,7 +27,7 @@ from bench.session_run import free_port
 from bench.trickle_processes import ServerProcess, memory_mb, open_files, server_process
 from demo.child_process import Child
 from demo.start_session import INVERT
-from relay.config import LogLevel, Settings
+from relay.config.settings import LogLevel, Settings
 from relay.observe.log import configure_logging
 from trickle_relay_service import create_app
 

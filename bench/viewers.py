@@ -33,7 +33,7 @@ from demo.child_process import ChildError
 from demo.output_probe import OutputProbe
 from demo.relay_api import api_headers
 from demo.test_pattern import picture_size
-from relay.config import LogLevel
+from relay.config.settings import LogLevel
 from relay.observe.log import configure_logging
 
 WARM_UP_S = 2.0

@@ -14,7 +14,7 @@ import sys
 
 from demo.runner import Demo, Interrupted
 from demo.settings import DemoError, DemoSettings, read_settings
-from relay.config import LogLevel
+from relay.config.settings import LogLevel
 from relay.observe.log import configure_logging
 
 

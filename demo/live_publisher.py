@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from demo.segment_writer import SourceChunk
-from relay.config import LogLevel
+from relay.config.settings import LogLevel
 from relay.errors import RelayError
 from relay.observe.log import configure_logging
 from relay.trickle.errors import SegmentLostError, StalledError

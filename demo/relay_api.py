@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relay.config_sources import SettingsError, load_settings
+from relay.config.sources import SettingsError, load_settings
 
 
 def api_headers() -> dict[str, str]:

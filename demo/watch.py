@@ -11,7 +11,7 @@ import os
 import sys
 from contextlib import suppress
 
-from relay.config import LogLevel
+from relay.config.settings import LogLevel
 from relay.errors import RelayError
 from relay.observe.log import configure_logging
 from relay.trickle.subscriber import TrickleSubscriber

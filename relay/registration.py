@@ -23,7 +23,7 @@ import aiohttp
 import structlog
 
 from relay.backoff import backoff_delays
-from relay.config import Settings, servers
+from relay.config.settings import Settings, servers
 from relay.tasks import cancel_and_wait
 from relay.tls import tls_trust
 

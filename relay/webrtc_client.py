@@ -16,22 +16,26 @@ from dataclasses import dataclass, field
 import structlog
 from aiortc import RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 
-from relay import aiortc_internals, pacing
-from relay.answer_candidates import AnswerCandidates
-from relay.codec_executor import CodecExecutor
 from relay.comfystream.control import ControlClient
 from relay.errors import ProcessingError
 from relay.media.access_unit import CLOCK_RATE, AccessUnit, DecodedFrame
 from relay.media.encoder import VideoEncoder
-from relay.pacing import FlightControl
-from relay.processor import SoundExchange
+from relay.pipeline.codec_executor import CodecExecutor
+from relay.pipeline.processor import SoundExchange
 from relay.queues import MediaQueue
 from relay.tasks import run_beside, to_its_end
-from relay.webrtc_audio import SoundLine
-from relay.webrtc_close import close_peer
-from relay.webrtc_ice import IceOptions, check_offer, no_connection, open_peer
-from relay.webrtc_network import NetworkFigures, measure
-from relay.webrtc_tracks import FrameLedger, IncomingVideo, VideoStreamTrack
+from relay.webrtc import aiortc_internals, pacing
+from relay.webrtc.answer_candidates import AnswerCandidates
+from relay.webrtc.audio import SoundLine
+from relay.webrtc.close import close_peer
+from relay.webrtc.frame_ledger import FrameLedger
+from relay.webrtc.ice import IceOptions, check_offer, no_connection, open_peer
+from relay.webrtc.incoming_video import IncomingVideo
+from relay.webrtc.network import NetworkFigures, measure
+from relay.webrtc.outgoing_video import VideoStreamTrack
+from relay.webrtc.pacing import FlightControl
+
+__all__ = ["VideoStreamTrack", "WebRTCClient", "WebRTCOptions"]
 
 log = structlog.get_logger(__name__)
 

@@ -10,19 +10,19 @@ from typing import Any, TypeVar
 
 import av
 
-from relay.codec_executor import CodecExecutor
+from relay.changes.session_change import ChangeResult, RequestedChange
+from relay.channels.stream_events import StreamReporter, StreamView
+from relay.channels.text_output import TextOutput
 from relay.errors import BusyError, RelayError, RequestError
 from relay.media.access_unit import DecodedFrame
 from relay.observe.event_hub import EventHub
 from relay.observe.session_logs import SessionLogs
 from relay.observe.tally import Tally
-from relay.session_change import ChangeResult, RequestedChange
-from relay.session_config import SessionConfig
-from relay.session_health import Health
-from relay.session_state import SessionState
-from relay.stream_events import StreamReporter, StreamView
-from relay.text_output import TextOutput
-from relay.viewing import Viewing
+from relay.pipeline.codec_executor import CodecExecutor
+from relay.pipeline.viewing import Viewing
+from relay.session.config import SessionConfig
+from relay.session.health import Health
+from relay.session.state import SessionState
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ class FakeSession:
 
 
 class FakeSessions:
-    """Admits, lists and stops sessions like `relay.sessions.SessionManager`.
+    """Admits, lists and stops sessions like `relay.session.manager.SessionManager`.
 
     Args:
         capacity: how many it takes before it is busy.

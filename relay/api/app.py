@@ -27,7 +27,7 @@ from relay.api.origins import allow_origins, origin_guard
 from relay.api.request_context import add_request_id, request_context
 from relay.api.streams import STREAMS, Streams
 from relay.comfystream.prompt_library import PromptLibrary
-from relay.config import Settings
+from relay.config.settings import Settings
 from relay.registration import Registration, open_registration
 from relay.tasks import cancel_and_wait
 

@@ -8,16 +8,16 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from relay.changes.session_change import RequestedChange
+from relay.channels.text_output import TextOutput
 from relay.comfystream.prompt_library import PromptLibrary
-from relay.config import Settings
+from relay.config.settings import Settings
 from relay.errors import BusyError
 from relay.observe.event_hub import EventHub
 from relay.observe.session_logs import SessionLogs
 from relay.observe.tally import Tally
-from relay.session_change import RequestedChange
-from relay.session_config import SessionConfig
-from relay.text_output import TextOutput
-from relay.viewing import Viewing
+from relay.pipeline.viewing import Viewing
+from relay.session.config import SessionConfig
 
 
 class SessionView(Protocol):
@@ -69,7 +69,7 @@ class SessionView(Protocol):
 
 
 class SessionService(Protocol):
-    """Every session of the relay; `relay.sessions.SessionManager` is the real one."""
+    """Every session of the relay; `relay.session.manager.SessionManager` is the real one."""
 
     async def start(self) -> None: ...
 

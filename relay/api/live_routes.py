@@ -11,8 +11,8 @@ from relay.api.body import read_json_object
 from relay.api.describe import Operation, describes
 from relay.api.errors import json_answer
 from relay.api.keys import session_of
+from relay.changes.session_change import ChangeResult, RequestedChange
 from relay.errors import RequestError
-from relay.session_change import ChangeResult, RequestedChange
 
 routes = web.RouteTableDef()
 

@@ -23,9 +23,9 @@ from yarl import URL
 from relay.comfystream.prompt_library import PromptLibrary
 from relay.comfystream.workflow_check import gives_sound, quoted, takes_sound
 from relay.comfystream.workflows import PromptsError
-from relay.config import Settings
+from relay.config.settings import Settings
 from relay.errors import ValidationFailed
-from relay.session_config import AudioCodec, AudioMode, FallbackMode, Fit, OnOverload, SessionConfig
+from relay.session.config import AudioCodec, AudioMode, FallbackMode, Fit, OnOverload, SessionConfig
 from relay.validation import (
     LARGEST_SIZE,
     SMALLEST_SIZE,

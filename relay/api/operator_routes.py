@@ -14,8 +14,8 @@ from relay.api.describe import Operation, describes
 from relay.api.errors import json_answer
 from relay.api.keys import SESSIONS, SETTINGS
 from relay.api.page_routes import INDEX, send_file, wants_page
+from relay.channels.stream_events import PIPELINE
 from relay.errors import BusyError
-from relay.stream_events import PIPELINE
 
 routes = web.RouteTableDef()
 

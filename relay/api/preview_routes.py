@@ -14,9 +14,9 @@ from aiohttp import web
 from relay.api.describe import Operation, describes
 from relay.api.keys import SESSIONS, session_of
 from relay.errors import BusyError, RequestError, ValidationFailed
-from relay.previews import Jpeg, PicturePreview
+from relay.pipeline.previews import Jpeg, PicturePreview
+from relay.pipeline.viewing import Viewing
 from relay.queues import QueueClosed
-from relay.viewing import Viewing
 
 routes = web.RouteTableDef()
 

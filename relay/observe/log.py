@@ -23,7 +23,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from relay.config import LogFormat, LogLevel
+from relay.config.settings import LogFormat, LogLevel
 from relay.redaction import MASK, mask_credentials
 
 _SECRET_KEY = re.compile(

@@ -10,7 +10,7 @@ from typing import Any
 
 from relay.observe.diagnosis import Diagnosis, diagnose
 from relay.observe.event_hub import EventKind
-from relay.session_figures import SessionFigures
+from relay.observe.session_figures import SessionFigures
 
 DROPS_PER_SECOND = 2.0
 """A frame lost now and then is in the counters; more than this is an event."""

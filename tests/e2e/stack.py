@@ -15,7 +15,7 @@ from aiohttp import web
 
 from demo import barcode
 from relay.api.keys import SESSIONS
-from relay.config import Settings
+from relay.config.settings import Settings
 from relay.media.access_unit import AccessUnit, DecodedFrame
 from relay.media.stream_decoder import TrickleStreamDecoder
 from relay.trickle.server import TrickleServer

@@ -16,9 +16,9 @@ import pytest
 from demo import barcode
 from demo.live_publisher import publish_live
 from demo.test_pattern import PatternOptions, generate
-from relay import stream_tee
 from relay.api import preview_routes
-from relay.viewing import MOST_VIEWERS
+from relay.pipeline import stream_tee
+from relay.pipeline.viewing import MOST_VIEWERS
 from tests.e2e.stack import DEADLINE_S, Stack, in_background, running_stack
 
 PATTERN = PatternOptions(plain=True)

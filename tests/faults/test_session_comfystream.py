@@ -191,7 +191,7 @@ async def test_a_workflow_that_the_server_does_not_run_is_told() -> None:
 
 async def test_a_node_that_fails_later_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server switches to its own workflow in the middle of the stream."""
-    monkeypatch.setattr("relay.workflow_watch.CHECK_INTERVAL_S", 0.2)
+    monkeypatch.setattr("relay.processing.workflow_watch.CHECK_INTERVAL_S", 0.2)
     async with scene("--fail-after-runs", "50", media_timeout_s=8.0) as found:
         assert (await found.status())["processing"]["error_code"] is None
         await found.wait_unprocessed()

@@ -13,7 +13,7 @@ import structlog
 
 from demo.live_publisher import publish_live
 from demo.test_pattern import PatternOptions, generate
-from relay.session import Session
+from relay.session.session import Session
 from tests.e2e.stack import Viewer, in_background, running_stack
 from tests.faults.scene import QUICK
 

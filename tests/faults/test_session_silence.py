@@ -30,8 +30,8 @@ SWEEP_S = 1.5
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes a minute takes half a second."""
-    monkeypatch.setattr("relay.egress.SILENCE_S", 0.3)
-    monkeypatch.setattr("relay.pipeline.KEEPALIVE_S", 0.5)
+    monkeypatch.setattr("relay.pipeline.egress.SILENCE_S", 0.3)
+    monkeypatch.setattr("relay.pipeline.pipeline.KEEPALIVE_S", 0.5)
 
 
 @asynccontextmanager
@@ -100,7 +100,7 @@ async def test_an_input_whose_server_freezes_for_good_ends_the_session(
     fails with that reason, and the output is closed."""
     limit_s = 2.0
     quick = partial(SubscriberOptions, body_stall_s=1.0, header_timeout_s=0.5)
-    monkeypatch.setattr("relay.pipeline.SubscriberOptions", quick)
+    monkeypatch.setattr("relay.pipeline.pipeline.SubscriberOptions", quick)
     async with AsyncExitStack() as exit_stack:
         enter = exit_stack.enter_async_context
         stack = await enter(running_stack(**{**QUICK, "input_timeout_s": limit_s}))

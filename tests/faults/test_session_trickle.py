@@ -104,7 +104,7 @@ async def test_an_input_that_pauses_is_told_and_taken_up_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """degraded_input, still active, the server kept and not blamed; then all is well again."""
-    monkeypatch.setattr("relay.session_health.LATE_S", 1.0)
+    monkeypatch.setattr("relay.session.health.LATE_S", 1.0)
     async with played(media_timeout_s=8.0) as (found, source):
         await source.play(SOURCE, 2)
         await found.wait_status(lambda s: s["health"] == "degraded_input")
@@ -255,7 +255,7 @@ async def test_an_output_that_can_not_be_reached_for_too_long_ends_the_session(
 ) -> None:
     """After the publisher's budget: failed, output_gone; until then the input is not held up."""
     monkeypatch.setattr(
-        "relay.pipeline.PublisherOptions", partial(PublisherOptions, retry_budget_s=1.0)
+        "relay.pipeline.pipeline.PublisherOptions", partial(PublisherOptions, retry_budget_s=1.0)
     )
     nowhere = f"http://127.0.0.1:{free_port()}/out"
     async with scene(request={"output_stream_url": nowhere}, warm=False, watched=False) as found:

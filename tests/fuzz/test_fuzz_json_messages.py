@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.json_messages import BadMessage, JsonMessages
+from relay.channels.json_messages import BadMessage, JsonMessages
 from tests.fuzz.examples import examples
 
 LIMIT = 200

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.webrtc_assembly import SEQUENCE_MODULUS, AccessUnitAssembler, AssembledUnit
+from relay.webrtc.assembly import SEQUENCE_MODULUS, AccessUnitAssembler, AssembledUnit
 from tests.fuzz.examples import examples
 
 CAPACITY = 64

@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from relay.api.app import build_app, make_runner
-from relay.config import Settings
+from relay.config.settings import Settings
 from tests.fake_sessions import FakeSessions
 
 Client = TestClient[web.Request, web.Application]

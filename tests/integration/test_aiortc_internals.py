@@ -21,11 +21,11 @@ import uvloop
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, VideoStreamTrack
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-from relay import aiortc_internals
 from relay.media import h264
 from relay.media.access_unit import TIME_BASE
 from relay.media.encoder import VideoEncoder
-from relay.webrtc_assembly import AccessUnitAssembler, AssembledUnit
+from relay.webrtc import aiortc_internals
+from relay.webrtc.assembly import AccessUnitAssembler, AssembledUnit
 
 
 class PacketTrack(MediaStreamTrack):

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from relay.api import live_routes
+from relay.changes.session_change import ChangeResult
 from relay.errors import BusyError, RelayError, RequestError
-from relay.session_change import ChangeResult
 from tests.fake_sessions import FakeSession, FakeSessions
 from tests.integration.api_client import INVERT, Client, api_client, start_body
 

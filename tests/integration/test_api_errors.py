@@ -273,7 +273,7 @@ async def test_our_own_fault_is_500_and_tells_nothing(
     client: Client, sessions: FakeSessions, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The client gets an id, the log the traceback under that id."""
-    sessions.fails_with = ZeroDivisionError("hunter2 in /srv/relay/session.py")
+    sessions.fails_with = ZeroDivisionError("hunter2 in /srv/relay/session/session.py")
     error = await start_error(client, 500, json=start_body())
     assert error["code"] == "internal_error"
     assert "hunter2" not in json.dumps(error)

@@ -14,11 +14,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from relay.api.metrics_routes import metrics_app
-from relay.config import Settings
+from relay.config.settings import Settings
 from relay.observe.loop_lag import LAGGING_S, LoopLag
 from relay.observe.tally import Tally
-from relay.session_config import SessionConfig
-from relay.sessions import SessionManager
+from relay.session.config import SessionConfig
+from relay.session.manager import SessionManager
 from tests.e2e.relay_process import relay_process
 from tests.fake_sessions import FakeSessions
 from tests.integration.api_client import Client, api_client, start_body

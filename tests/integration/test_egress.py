@@ -7,14 +7,14 @@ import asyncio
 import pytest
 
 from demo import barcode
-from relay.codec_executor import CodecExecutor
-from relay.egress import Egress
 from relay.media.access_unit import AccessUnit, DecodedFrame, MediaKind, RepeatPicture
 from relay.media.encoder import VideoEncoder
 from relay.media.segment_encoder import SegmentChunk, TrickleSegmentEncoder
 from relay.media.stream_decoder import TrickleStreamDecoder
-from relay.processor import ProcessedUnit
-from relay.publish import OutputSegment
+from relay.pipeline.codec_executor import CodecExecutor
+from relay.pipeline.egress import Egress
+from relay.pipeline.processor import ProcessedUnit
+from relay.pipeline.publish import OutputSegment
 from relay.queues import MediaQueue
 
 SIZE = 128
@@ -119,7 +119,7 @@ async def test_a_segment_ends_where_nothing_comes_and_the_next_begins_with_a_key
 ) -> None:
     """After a silence the open segment is finished, and a picture that would have belonged to it
     begins another, with tables and an IDR of its own."""
-    monkeypatch.setattr("relay.egress.SILENCE_S", 0.05)
+    monkeypatch.setattr("relay.pipeline.egress.SILENCE_S", 0.05)
     processed: MediaQueue[ProcessedUnit] = MediaQueue("processed_frames", 100)
     segments: MediaQueue[OutputSegment] = MediaQueue("output_segments", 50)
     codecs = CodecExecutor(1)

@@ -12,7 +12,7 @@ import pytest
 from relay.api.answers import SessionStatus, SessionSummary
 from relay.api.app import build_app
 from relay.api.openapi import openapi
-from relay.config import Settings
+from relay.config.settings import Settings
 from tests.fake_sessions import FakeSessions
 from tests.integration.api_client import api_client
 from tests.unit.test_docs import real_status

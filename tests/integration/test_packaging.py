@@ -23,9 +23,9 @@ from pathlib import Path
 
 import pytest
 
-from relay.config import Settings, variable_name
-from relay.config_show import shown_value
-from relay.config_sources import load_settings
+from relay.config.settings import Settings, variable_name
+from relay.config.show import shown_value
+from relay.config.sources import load_settings
 from tests.e2e.stack import Viewer, in_background
 
 ROOT = Path(__file__).parents[2]

@@ -14,11 +14,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from relay import preflight
-from relay.config import Settings
-from relay.config_sources import LoadedSettings
+from relay.check import preflight
+from relay.check.preflight import Finding, Level
+from relay.config.settings import Settings
+from relay.config.sources import LoadedSettings
 from relay.media import self_test
-from relay.preflight import Finding, Level
 from relay.trickle.server import TrickleServer
 from relay.trickle.server_options import ServerOptions
 from tests.peers.ports import free_port
@@ -116,7 +116,7 @@ async def test_a_comfystream_that_refuses() -> None:
 
 async def test_a_comfystream_that_returns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connected, and silent."""
-    monkeypatch.setattr("relay.preflight_peers.MEDIA_TIMEOUT_S", 1.5)
+    monkeypatch.setattr("relay.check.peers.MEDIA_TIMEOUT_S", 1.5)
     async with standin_process("--withhold-media") as standin:
         [failure] = failures(await found(standin.url))
     assert "returns too little media: 0 of 30 frames" in failure

@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from relay.api.app import drain
-from relay.config import Settings
+from relay.config.settings import Settings
 from relay.registration import Capability, Registration, capacity_of
 from tests.fake_sessions import FakeSessions
 from tests.integration.api_client import api_client

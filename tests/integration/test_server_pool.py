@@ -14,10 +14,10 @@ from relay.comfystream.leases import ServerLeases
 from relay.comfystream.pool import COOLDOWN_FIRST_S, ServerPool
 from relay.comfystream.quarantine import QuarantineRules
 from relay.comfystream.warm_up import ATTEMPTS, WarmUp
-from relay.config import Settings
+from relay.config.settings import Settings
 from relay.errors import BusyError, ProcessingError
-from relay.server_choice import ServerChoice
-from relay.session_config import SessionConfig
+from relay.processing.server_choice import ServerChoice
+from relay.session.config import SessionConfig
 from tests.peers.probed_server import ProbedServer, probed_server
 from tests.peers.waiting import until
 

@@ -11,18 +11,18 @@ from typing import Any
 import aiohttp
 import pytest
 
-from relay.channels import SessionChannels
-from relay.events_channel import EventsChannel
-from relay.line_publisher import (
+from relay.channels.channels import SessionChannels
+from relay.channels.events_channel import EventsChannel
+from relay.channels.line_publisher import (
     MOST_BYTES_WAITING,
     MOST_LINE_BYTES,
     MOST_LINES_WAITING,
     LinePublisher,
 )
-from relay.session_config import SessionConfig
-from relay.session_health import Health
-from relay.session_state import SessionState
-from relay.stream_events import StreamReporter, StreamView
+from relay.channels.stream_events import StreamReporter, StreamView
+from relay.session.config import SessionConfig
+from relay.session.health import Health
+from relay.session.state import SessionState
 from relay.trickle.publisher import TricklePublisher
 from relay.trickle.publisher_options import CreatePolicy
 from relay.trickle.server import TrickleServer

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from relay.config import Settings
+from relay.config.settings import Settings
 from relay.errors import RequestError
-from relay.session_config import SessionConfig
-from relay.sessions import SessionManager
+from relay.session.config import SessionConfig
+from relay.session.manager import SessionManager
 
 NOWHERE = "http://127.0.0.1:9"
 

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from relay.errors import ProcessingError
-from relay.ice_servers import TwilioTokens
+from relay.webrtc.ice_servers import TwilioTokens
 
 
 @dataclass

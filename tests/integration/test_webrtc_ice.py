@@ -10,10 +10,10 @@ import aioice.ice
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSctpTransport, RTCSessionDescription
 
-from relay import webrtc_close
 from relay.errors import ProcessingError
-from relay.webrtc_close import close_peer
-from relay.webrtc_ice import IceOptions, check_offer, open_peer
+from relay.webrtc import close as webrtc_close
+from relay.webrtc.close import close_peer
+from relay.webrtc.ice import IceOptions, check_offer, open_peer
 from tests.peers.waiting import until
 
 

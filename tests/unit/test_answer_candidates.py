@@ -7,10 +7,10 @@ import socket
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from relay.answer_candidates import MOST_CANDIDATES, AnswerCandidates
 from relay.errors import ProcessingError
 from relay.host_rules import HostRules
 from relay.outbound_http import RuledResolver
+from relay.webrtc.answer_candidates import MOST_CANDIDATES, AnswerCandidates
 
 OURS = ("10.9.9.9",)
 NAMES = {"gpu.example.com": ["203.0.113.7", "2001:db8::7"], "localhost": ["127.0.0.1"]}

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from relay.change_request import ChangeRequest, read_change
+from relay.changes.change_request import ChangeRequest, read_change
+from relay.changes.session_change import SessionChange
 from relay.comfystream.prompt_library import PromptLibrary
 from relay.comfystream.workflows import DEFAULT_WORKFLOW, PromptsError
 from relay.errors import ValidationFailed
-from relay.session_change import SessionChange
 
 SOUND = {
     "1": {"class_type": "LoadAudioTensor", "inputs": {"buffer_size": 500.0}},

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from relay.config import LogLevel, Settings, variable_name
-from relay.config_show import print_lines, settings_table
-from relay.config_sources import LoadedSettings, SettingsError, load_settings
-from relay.config_warnings import security_warnings
+from relay.config.settings import LogLevel, Settings, variable_name
+from relay.config.show import print_lines, settings_table
+from relay.config.sources import LoadedSettings, SettingsError, load_settings
+from relay.config.warnings import security_warnings
 
 ROOT = Path(__file__).parents[2]
 PACKAGING_VARIABLES = {"RELAY_IMAGE", "RELAY_CONTAINER"}

@@ -12,8 +12,8 @@ import pytest
 from relay.comfystream.running_workflow import check_running
 from relay.observe import diagnosis
 from relay.observe.diagnosis import Stage, diagnose
-from relay.session_figures import SessionFigures
-from relay.session_state import SessionState
+from relay.observe.session_figures import SessionFigures
+from relay.session.state import SessionState
 from tests.unit.test_docs import API, TROUBLE, first_cells, section
 
 WELL = SessionFigures(

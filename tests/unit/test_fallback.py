@@ -5,7 +5,6 @@ from __future__ import annotations
 import av
 import pytest
 
-from relay.fallback import Fallback
 from relay.media.access_unit import (
     AccessUnit,
     DecodedFrame,
@@ -13,8 +12,9 @@ from relay.media.access_unit import (
     MediaKind,
     RepeatPicture,
 )
-from relay.processor import ProcessedUnit
-from relay.session_config import FallbackMode
+from relay.pipeline.processor import ProcessedUnit
+from relay.processing.fallback import Fallback
+from relay.session.config import FallbackMode
 
 STREAM = ElementaryStream(MediaKind.VIDEO, "h264", 0x1B)
 INTERVAL_S = 1 / 30

@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from relay.config import Settings, host_rules
+from relay.config.settings import Settings, host_rules
 from relay.host_rules import HostNotAllowedError, HostRule, HostRules
 
 

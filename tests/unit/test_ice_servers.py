@@ -8,8 +8,8 @@ import pytest
 from aiortc.rtcicetransport import parse_stun_turn_uri
 
 from relay.errors import ProcessingError
-from relay.ice_servers import IceServers, parse_token
 from relay.validation import is_ice_url
+from relay.webrtc.ice_servers import IceServers, parse_token
 
 TURN = {"urls": ["turn:a:3478", "turns:a:443"], "username": "u", "credential": "c"}
 

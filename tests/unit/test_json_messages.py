@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.json_messages import BadMessage, JsonMessages
+from relay.channels.json_messages import BadMessage, JsonMessages
 
 
 def read(*chunks: bytes, limit: int = 1 << 20) -> list[Any]:

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from relay.api.access import OPEN_PATHS
-from relay.config import Settings, variable_name
-from relay.config_sources import load_settings
+from relay.config.settings import Settings, variable_name
+from relay.config.sources import load_settings
 from tests.unit.test_docs import ROOT, routes
 
 DOCUMENTS: list[dict[str, Any]] = list(

@@ -13,7 +13,7 @@ import pytest
 import structlog
 from aiohttp.http_exceptions import BadHttpMessage
 
-from relay.config import LogFormat, LogLevel
+from relay.config.settings import LogFormat, LogLevel
 from relay.observe.log import configure_logging
 from tests.logging_state import logging_restored
 

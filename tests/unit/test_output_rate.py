@@ -9,10 +9,10 @@ from itertools import pairwise
 import pytest
 
 from relay.media.access_unit import AccessUnit, RepeatPicture
-from relay.output_rate import OutputRate
-from relay.processor import ProcessedUnit
+from relay.pipeline.output_rate import OutputRate
+from relay.pipeline.processor import ProcessedUnit
 from relay.queues import MediaQueue, QueueClosed
-from relay.webrtc_tracks import RETURNED_STREAM
+from relay.webrtc.incoming_video import RETURNED_STREAM
 
 
 def picture(pts: int) -> AccessUnit:

@@ -15,7 +15,8 @@ import pytest
 
 from relay.media.access_unit import CLOCK_RATE
 from relay.media.timeline import FrameIdentifier, SentFrame, StampIssuer
-from relay.pacing import WORKFLOW, FlightControl, OverloadRule
+from relay.webrtc.overload import OverloadRule
+from relay.webrtc.pacing import WORKFLOW, FlightControl
 
 
 async def test_the_sender_waits_for_room() -> None:

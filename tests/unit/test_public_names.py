@@ -23,7 +23,7 @@ def test_every_public_name_is_there(name: str) -> None:
         ("trickle_components", "TricklePublisher"),
         ("trickle_components", "TrickleStreamDecoder"),
         ("trickle_components", "TrickleSegmentEncoder"),
-        ("relay.webrtc_tracks", "VideoStreamTrack"),
+        ("relay.webrtc_client", "VideoStreamTrack"),
         ("relay.webrtc_client", "WebRTCClient"),
     ],
 )

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from relay import session_journal
 from relay.journal import FILE_NAME, Journal
-from relay.session_config import (
+from relay.session import journal as session_journal
+from relay.session.config import (
     AudioCodec,
     AudioMode,
     FallbackMode,
@@ -21,7 +21,7 @@ from relay.session_config import (
     SessionConfig,
     StreamNames,
 )
-from relay.session_journal import SessionJournal, config_from_plain, plain_config
+from relay.session.journal import SessionJournal, config_from_plain, plain_config
 from tests.peers.waiting import until
 
 PLAIN = SessionConfig("http://h/in", "http://h/out", "http://gpu:8889")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
-from relay.config import LogFormat, LogLevel
+from relay.config.settings import LogFormat, LogLevel
 from relay.observe.log import configure_logging
 from relay.observe.session_logs import (
     LINES_KEPT,

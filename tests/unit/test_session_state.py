@@ -7,11 +7,11 @@ import itertools
 import aiohttp
 import pytest
 
-from relay.config import Settings
-from relay.pipeline import PipelineResources
-from relay.session import Session
-from relay.session_config import SessionConfig
-from relay.session_state import TRANSITIONS, SessionState
+from relay.config.settings import Settings
+from relay.pipeline.pipeline import PipelineResources
+from relay.session.config import SessionConfig
+from relay.session.session import Session
+from relay.session.state import TRANSITIONS, SessionState
 
 S = SessionState
 LEGAL = {

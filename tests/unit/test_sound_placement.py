@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from relay.media.audio_grid import BLOCK_SAMPLES, Samples
-from relay.sound_placement import PlacedSound, SentBlock, SentSound, SoundPlacement
+from relay.sound.placement import PlacedSound, SentBlock, SentSound, SoundPlacement
 
 ORIGIN = (1 << 32) - 2500
 """The server's first RTP timestamp: soon to wrap."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from relay.media.audio_grid import BLOCK_TICKS, SoundBlock
-from relay.sound_timeline import CAPACITY, FIRST_WAIT_S, LONGEST_WAIT_S, SoundTimeline
+from relay.sound.timeline import CAPACITY, FIRST_WAIT_S, LONGEST_WAIT_S, SoundTimeline
 
 OWN, MADE = 1, 2
 

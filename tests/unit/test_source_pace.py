@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.source_pace import SourcePace
+from relay.pipeline.source_pace import SourcePace
 
 
 class Clock:

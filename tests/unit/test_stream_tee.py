@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from relay import stream_tee
+from relay.pipeline import stream_tee
+from relay.pipeline.stream_tee import StreamTee
 from relay.queues import QueueClosed
-from relay.stream_tee import StreamTee
 
 
 async def test_a_viewer_begins_with_a_segment() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from relay.text_output import (
+from relay.channels.text_output import (
     BURST_S,
     LINES_FOR_A_LISTENER,
     MOST_LISTENERS,

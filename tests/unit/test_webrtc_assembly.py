@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.webrtc_assembly import AccessUnitAssembler, AssembledUnit
+from relay.webrtc.assembly import AccessUnitAssembler, AssembledUnit
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""What goes in and out beside the media: control, events, text."""

@@ -1,0 +1,1 @@
+"""The `check` command: each thing that a session will need, tried before one does."""

@@ -1,0 +1,144 @@
+"""The first half of the path: trickle in, demux, decode, into the queue of decoded frames.
+
+Bytes are demuxed on the event loop as they arrive; a picture is decoded on a codec thread when
+its last byte is here. Nothing waits for a segment to end. What becomes of the sound is `sound`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from relay.media.access_unit import AccessUnit, DecodedFrame, MediaKind
+from relay.media.frame_limit import FrameLimit
+from relay.media.live_edge import LiveEdge
+from relay.media.stream_decoder import TrickleStreamDecoder
+from relay.observe.tally import Tally
+from relay.pipeline.codec_executor import CodecExecutor
+from relay.pipeline.source_pace import SourcePace
+from relay.queues import MediaQueue, QueueClosed
+from relay.stats import Histogram, RateMeter
+from relay.trickle.subscriber import TrickleSubscriber
+
+log = structlog.get_logger(__name__)
+
+
+class Ingest:
+    """Stages 1 to 3.
+
+    Args:
+        limit: pictures beyond it are decoded and left out.
+        on_audio: called on the event loop with each audio access unit.
+        on_video_time: called with the decoding time of each video access unit, 90 kHz ticks.
+        on_picture: called on the event loop with each decoded picture.
+    """
+
+    def __init__(
+        self,
+        subscriber: TrickleSubscriber,
+        decoder: TrickleStreamDecoder,
+        codecs: CodecExecutor,
+        frames: MediaQueue[DecodedFrame],
+        limit: FrameLimit,
+        on_audio: Callable[[AccessUnit], None],
+        on_video_time: Callable[[int], None],
+        *,
+        on_picture: Callable[[DecodedFrame], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.decoded = RateMeter()
+        self.sounded = RateMeter()
+        """Audio access units."""
+        self.pace = SourcePace(clock)
+        self.decoding = Histogram()
+        self._subscriber = subscriber
+        self._decoder = decoder
+        self._codecs = codecs
+        self._frames = frames
+        self._limit = limit
+        self._on_audio = on_audio
+        self._on_video_time = on_video_time
+        self._on_picture = on_picture
+        self._clock = clock
+        self._edge = LiveEdge()
+
+    async def run(self) -> None:
+        """Read the input channel to its end, then close the frame queue, whatever happened.
+
+        Raises:
+            TrickleError: the channel can't be read.
+        """
+        try:
+            async with self._subscriber:
+                async for segment in self._subscriber:
+                    async for data in segment:
+                        await self._take(self._decoder.demux(data, self._clock()))
+                    await self._take(self._decoder.segment_boundary(self._clock()))
+            await self._queue(await self._codecs.run(self._decoder.flush))
+            await self._put(self._edge.flush())
+        except QueueClosed:
+            pass  # stopped while frames waited
+        finally:
+            self._frames.close()
+
+    def close(self) -> None:
+        """Free the decoder, once `run` has ended."""
+        self._decoder.close()
+
+    async def _take(self, units: list[AccessUnit]) -> None:
+        for unit in units:
+            if unit.stream.kind is MediaKind.AUDIO:
+                self.sounded.tick()
+                self._on_audio(unit)
+            elif unit.stream.kind is MediaKind.VIDEO:
+                self._on_video_time(unit.dts)
+                began_at = self._clock()
+                frames = await self._codecs.run(self._decoder.decode, unit)
+                self.decoding.add(self._clock() - began_at)
+                await self._queue(frames)
+
+    async def _queue(self, frames: list[DecodedFrame]) -> None:
+        for frame in frames:
+            self.decoded.tick()
+            self.pace.note(frame.pts)
+            self._on_picture(frame)
+            await self._put(self._edge.admit(frame))
+
+    async def _put(self, frames: list[DecodedFrame]) -> None:
+        for frame in frames:
+            if not self._limit.admits(frame.pts):
+                self._frames.dropped["frame_limit"] += 1
+            elif not self._frames.closed:
+                await self._frames.put(frame)
+
+    def tally(self, tally: Tally) -> None:
+        """Add what was counted and measured."""
+        channel = self._subscriber.stats
+        read = channel.segments - channel.empty_segments - channel.truncated_segments
+        tally.count("segments_total", "in", "read", by=read)
+        tally.count("segments_total", "in", "empty", by=channel.empty_segments)
+        tally.count("segments_total", "in", "truncated", by=channel.truncated_segments)
+        tally.count("segments_total", "in", "skipped", by=channel.skipped_segments)
+        tally.count("segment_bytes_total", "in", by=channel.bytes)
+        tally.count("trickle_retries_total", "in", "retry", by=channel.retries)
+        tally.count("trickle_retries_total", "in", "stall", by=channel.stalls)
+        tally.count("trickle_retries_total", "in", "resume", by=channel.resumes)
+        tally.at_worst("segments_behind", at=channel.segments_behind)
+        tally.count("frames_total", "decoded", "video", by=self.decoded.total)
+        tally.count("frames_total", "decoded", "audio", by=self.sounded.total)
+        tally.measured("stage_duration_seconds", "decode", histogram=self.decoding)
+
+    def status(self) -> dict[str, Any]:
+        """The input's part of the session status."""
+        channel = self._subscriber.stats
+        return {
+            "fps": round(self.decoded.rate, 1),
+            "frames": self.decoded.total,
+            "audio_units": self.sounded.total,
+            "segments_behind": channel.segments_behind,
+            "segments_skipped": channel.skipped_segments,
+            "jumps": channel.jumps,
+        }

@@ -1,0 +1,470 @@
+"""The whole path of one session, in the order the video flows, and its supervision.
+
+    subscriber -> demuxer -> decoder -> [decoded_frames] -> processor (ComfyStream over WebRTC)
+      -> [processed_frames] -> encoder -> muxer -> [output_segments] -> publisher
+
+Each stage ends by closing the queue behind it, so the end of the input drains through to a
+closed output channel. A stage that fails ends the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from fractions import Fraction
+from typing import Any
+
+import aiohttp
+
+from relay.comfystream.leases import ServerLeases
+from relay.comfystream.prompt_library import PromptLibrary
+from relay.comfystream.quarantine import QuarantineRules
+from relay.config.settings import IceTransportPolicy, Settings
+from relay.errors import ProcessingError, RelayError, TrickleError
+from relay.journal import Journal
+from relay.media.access_unit import DecodedFrame, ElementaryStream
+from relay.media.encoder import VideoEncoder, default_bit_rate
+from relay.media.frame_limit import FrameLimit
+from relay.media.muxer import CLOCK_LEAD_S, NULL_PACKET
+from relay.media.segment_encoder import TrickleSegmentEncoder
+from relay.media.stream_decoder import TrickleStreamDecoder
+from relay.observe.event_hub import EventHub
+from relay.observe.tally import Tally
+from relay.pipeline.blank_source import BlankSource
+from relay.pipeline.codec_executor import CodecExecutor
+from relay.pipeline.egress import Egress
+from relay.pipeline.ingest import Ingest
+from relay.pipeline.no_output import NoOutput
+from relay.pipeline.output_rate import OutputRate
+from relay.pipeline.processor import FrameProcessor, ProcessedUnit
+from relay.pipeline.publish import OutputSegment, Publish
+from relay.pipeline.viewing import Viewing
+from relay.processing.comfystream_processor import ReconnectPolicy
+from relay.queues import MediaQueue, OverflowPolicy
+from relay.session.config import AudioMode, OnOverload, SessionConfig
+from relay.session.health import Ages
+from relay.session.state import EndReason
+from relay.sound.server_sound import ServerSound
+from relay.sound.sound import Sound
+from relay.stats import RateMeter
+from relay.trickle import protocol as trickle
+from relay.trickle.publisher import TricklePublisher
+from relay.trickle.publisher_options import CreatePolicy, PublisherOptions
+from relay.trickle.subscriber import TrickleSubscriber
+from relay.trickle.subscriber_options import SubscriberOptions
+from relay.webrtc.answer_candidates import AnswerCandidates
+from relay.webrtc.ice import IceOptions
+from relay.webrtc.ice_servers import IceServers, TwilioTokens
+from relay.webrtc_client import WebRTCOptions
+
+UPLINK_BIT_RATE = 1.5
+"""Towards ComfyStream, as a factor on what the output gets by default."""
+UPLINK_FPS = 30.0
+KEEPALIVE_S = 60.0
+"""An output without pictures, because its input pauses or has not begun, gets a null packet as
+often: servers sweep channels without new segments, the reference after 5 min."""
+PROCESSED_CLOCK_LEAD_S = 1.0
+"""Processed sound lies so far behind its picture in the output at most, for a player that goes by
+the clock reference: 0.6 to 0.7 s where ComfyStream returns half a second at a time. No more is
+allowed (ISO/IEC 13818-1, 2.4.2.6)."""
+
+
+class PipelineResources:
+    """What all sessions of a process share.
+
+    Args:
+        http: for trickle and signalling; without a connection limit or a total timeout.
+        events: takes what happens to the sessions; None makes one.
+        candidates: what of a server's answer is admitted; None admits all.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        http: aiohttp.ClientSession,
+        events: EventHub | None = None,
+        candidates: AnswerCandidates | None = None,
+    ) -> None:
+        self.settings = settings
+        self.http = http
+        self.events = events or EventHub()
+        self.codecs = CodecExecutor(settings.codec_threads)
+        self.webrtc_options = WebRTCOptions(
+            ice=_ice_options(settings, http),
+            media_timeout_s=settings.media_timeout_s,
+            announce_next_frame=settings.early_delimiter,
+            release_on_marker=settings.marker_release,
+            candidates=candidates,
+        )
+        self.reconnect_policy = ReconnectPolicy(
+            offer_timeout_s=settings.offer_timeout_s,
+            first_wait_s=settings.reconnect_first_wait_s,
+            longest_wait_s=settings.reconnect_longest_wait_s,
+            limit_s=settings.reconnect_limit_s,
+            update_timeout_s=settings.update_timeout_s,
+        )
+        self.prompts = PromptLibrary(settings.text_workflow, settings.workflow_dir)
+        self.journal = journal = Journal(settings.state_dir)
+        self.leases = ServerLeases(
+            QuarantineRules(
+                quarantine_s=settings.quarantine_s, wedged_retry_s=settings.wedged_retry_s
+            ),
+            http,
+            saved=journal.read("servers"),
+            save=lambda servers: journal.write("servers", servers),
+        )
+
+    def make_uplink_encoder(self, width: int, height: int) -> VideoEncoder:
+        """For frames towards ComfyStream: what its decoder surely takes, made and decoded quickly.
+
+        Bits are cheaper here than on the output channel, and time dearer: ultrafast with half
+        as many bits again is as good as superfast (0.3 dB better on a detailed picture, 0.8 dB
+        on noise) at 60 % of its CPU, and is decoded in two thirds of the time.
+        """
+        return VideoEncoder(
+            width,
+            height,
+            profile="baseline",
+            preset="ultrafast",
+            bit_rate=round(UPLINK_BIT_RATE * default_bit_rate(width, height, UPLINK_FPS)),
+        )
+
+    def make_server_sound(self, config: SessionConfig) -> ServerSound | None:
+        """The way of the sound through the server, for sessions that need one."""
+        processed = config.audio is AudioMode.PROCESS
+        if not processed and not config.sends_audio:
+            return None
+        return ServerSound(self.codecs, config.audio_codec, returns=processed)
+
+    def make_segment_encoder(
+        self, config: SessionConfig, *, video: bool, audio: ElementaryStream | None
+    ) -> TrickleSegmentEncoder:
+        """For the output channel, with the streams to announce from its start."""
+        processed = config.audio is AudioMode.PROCESS
+        return TrickleSegmentEncoder(
+            config.width,
+            config.height,
+            config.segment_seconds,
+            audio=audio,
+            video=video,
+            clock_lead_s=PROCESSED_CLOCK_LEAD_S if processed else CLOCK_LEAD_S,
+            bit_rate=self.settings.video_bitrate or None,
+        )
+
+    async def aclose(self) -> None:
+        """Close them, once every session has ended."""
+        await self.leases.aclose()
+        await self.http.close()
+        self.codecs.close()
+
+
+class Pipeline:
+    """One session's stages and the queues between them."""
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        resources: PipelineResources,
+        processor: FrameProcessor,
+        server_sound: ServerSound | None = None,
+    ) -> None:
+        settings = resources.settings
+        waits = config.on_overload is OnOverload.WAIT
+        self._decoded: MediaQueue[DecodedFrame] = MediaQueue(
+            "decoded_frames",
+            settings.decoded_frames_capacity,
+            OverflowPolicy.WAIT if waits else OverflowPolicy.DROP_OLDEST,
+        )
+        self._processed: MediaQueue[ProcessedUnit] = MediaQueue(
+            "processed_frames", settings.processed_frames_capacity
+        )
+        self._segments: MediaQueue[OutputSegment] = MediaQueue(
+            "output_segments", settings.output_segments_capacity
+        )
+        self._decoder = decoder = TrickleStreamDecoder(config.width, config.height, config.fit)
+        self._limit = FrameLimit(config.max_fps)
+        self.viewing = Viewing(resources.codecs)
+        """What people may see of it."""
+        self._egress: Egress | NoOutput
+        self._publish: Publish | NoOutput
+        if config.output_stream_url:
+            self._egress = self._make_egress(config, resources, processor)
+            self._publish = Publish(
+                _publisher(config, resources), self._segments, tee=self.viewing.stream
+            )
+        else:
+            self._egress = self._publish = NoOutput(self._processed, self._segments)
+        self._sound = Sound(config.audio, self._egress.audio, lambda: decoder.audio, server_sound)
+        self._subscriber: TrickleSubscriber | None = None
+        self._ingest: Ingest | BlankSource
+        if config.input_stream_url:
+            self._subscriber = _subscriber(config, resources, waits=waits)
+            self._ingest = Ingest(
+                self._subscriber,
+                decoder,
+                resources.codecs,
+                self._decoded,
+                self._limit,
+                self._sound.take,
+                self._sound.video_time,
+                on_picture=self.viewing.input.show,
+            )
+        else:
+            self._ingest = BlankSource(
+                config.width,
+                config.height,
+                self._limit,
+                self._decoded,
+                on_picture=self.viewing.input.show,
+            )
+        self._codecs = resources.codecs
+        self._processor = processor
+        self._ingest_task: asyncio.Task[None] | None = None
+        self.end_reason: EndReason | None = None
+        """What the first stage to end for a reason of its own says."""
+
+    async def run(self) -> EndReason:
+        """Run until the input has ended or `stop` was called, and everything is published.
+
+        Raises:
+            RelayError: the first that a stage could not cope with.
+        """
+        try:
+            async with asyncio.TaskGroup() as stages:
+                self._ingest_task = stages.create_task(self._read_input())
+                stages.create_task(self._process())
+                stages.create_task(self._sound.run())
+                stages.create_task(self._egress.run())
+                if self._publish is not self._egress:
+                    stages.create_task(self._write_output())
+        except* RelayError as errors:
+            raise _first(errors) from None
+        finally:
+            self._ingest.close()
+            self._egress.close()
+            self.viewing.close()
+            for queue in self._queues():
+                # At once, not when garbage is collected: a full one holds a hundred pictures.
+                queue.close()
+                queue.clear("ended")
+        return self.end_reason or EndReason.INPUT_ENDED
+
+    def stop(self, *, keep_output: bool = False) -> None:
+        """End the input here and now; what is under way is still published. Idempotent.
+
+        Args:
+            keep_output: leave the output channel open.
+        """
+        self._publish.keep_channel = keep_output
+        self._decoded.clear("stopped")
+        self._decoded.close()
+        if self._ingest_task is not None:
+            self._ingest_task.cancel()
+
+    def resize(self, width: int, height: int) -> None:
+        """Bring pictures to another size from now on."""
+        self._decoder.resize(width, height)
+        if isinstance(self._ingest, BlankSource):
+            self._ingest.resize(width, height)
+        self._decoded.clear("resized")
+
+    def limit_rate(self, fps: float) -> None:
+        """Process so many pictures a second at the most from now on; 0 all."""
+        self._limit.fps = fps
+
+    def queue_sizes(self) -> dict[str, int]:
+        """How many items wait in each queue now."""
+        return {queue.name: len(queue) for queue in self._queues()}
+
+    def ages(self, *, started_s: float, processing_well: bool) -> Ages:
+        """What the session's health is told from: its pictures, or its sound if there is nothing
+        else."""
+        lost_at = self._publish.segment_lost_at
+        sound_alone = self._is_sound_alone
+        return Ages(
+            started_s=started_s,
+            input_s=(self._ingest.sounded if sound_alone else self._ingest.decoded).age_s,
+            output_s=(self._publish.sound if sound_alone else self._publish.frames).age_s,
+            processing_well=processing_well,
+            segments_waiting=len(self._segments),
+            segment_lost_s=time.monotonic() - lost_at if lost_at is not None else None,
+        )
+
+    def figures(self) -> dict[str, Any]:
+        """The pipeline's part of `SessionFigures`."""
+        lost_at = self._publish.segment_lost_at
+        coming = self._ingest.sounded if self._is_sound_alone else self._ingest.decoded
+        leaving = self._publish.sound if self._is_sound_alone else self._publish.frames
+        return {
+            "fps_in": self._limited(self._ingest.decoded.rate),
+            "source_fps": self._limited(self._ingest.pace.fps),
+            "source_pace": self._ingest.pace.pace,
+            "input_age_s": coming.age_s,
+            "first_input_age_s": coming.first_age_s,
+            "input_is_sound": self._is_sound_alone,
+            "input_problem": self._subscriber.problem if self._subscriber else None,
+            "segments_behind": self._ingest.status()["segments_behind"],
+            "fps_encoded": self._egress.encoded.rate,
+            "fps_out": self._publish.frames.rate,
+            "output_age_s": leaving.age_s,
+            "first_output_age_s": leaving.first_age_s,
+            "output_problem": self._publish.problem,
+            "codec_load": self._codecs.load,
+            "segment_lost_age_s": time.monotonic() - lost_at if lost_at is not None else None,
+            "queue_sizes": self.queue_sizes(),
+            "queue_capacities": {queue.name: queue.capacity for queue in self._queues()},
+            "dropped": self.dropped(),
+        }
+
+    def _limited(self, fps: float | None) -> float | None:
+        """What is left of a rate for those who process the pictures."""
+        return min(fps, self._limit.fps) if fps is not None and self._limit.fps else fps
+
+    def tally(self, tally: Tally) -> None:
+        """Add what was counted and measured."""
+        if isinstance(self._ingest, Ingest):
+            self._ingest.tally(tally)
+        if isinstance(self._egress, Egress):
+            self._egress.tally(tally)
+        if isinstance(self._publish, Publish):
+            self._publish.tally(tally)
+        tally.each("frames_dropped_total", self._sound.dropped, "audio", "audio")
+        for queue in self._queues():
+            kind = "segment" if queue is self._segments else "video"
+            tally.each("frames_dropped_total", queue.dropped, queue.name, kind)
+            tally.stands("queue_depth", queue.name, at=len(queue))
+            tally.stands("queue_capacity", queue.name, at=queue.capacity)
+
+    def dropped(self) -> dict[str, dict[str, int]]:
+        """Items of each queue that were not delivered, by reason."""
+        return {queue.name: dict(queue.dropped) for queue in self._queues() if queue.dropped}
+
+    @property
+    def frames_in(self) -> RateMeter:
+        """Pictures decoded from the input."""
+        return self._ingest.decoded
+
+    @property
+    def frames_out(self) -> RateMeter:
+        """Pictures written to the output."""
+        return self._publish.frames
+
+    def minute(self) -> dict[str, Any]:
+        """The output's frame rate, second by second; see `MinuteMeter.report`."""
+        return self._publish.minute.report()
+
+    def status(self) -> dict[str, Any]:
+        """Plain values for the session's status."""
+        return {
+            "fps_in": round(self._ingest.decoded.rate, 1),
+            "fps_out": round(self._publish.frames.rate, 1),
+            "delay_ms": self._publish.delay.percentiles_ms(),
+            "frames_dropped": self.dropped(),
+            "queue_capacities": {queue.name: queue.capacity for queue in self._queues()},
+            "audio": self._sound.status(),
+            "viewers": self.viewing.status(),
+            "input": self._ingest.status(),
+            "output": self._publish.status() | self._egress.status(),
+        }
+
+    def _make_egress(
+        self, config: SessionConfig, resources: PipelineResources, processor: FrameProcessor
+    ) -> Egress:
+        rate = Fraction(str(config.output_fps)) if config.output_fps else None
+        return Egress(
+            OutputRate(rate, self._processed) if rate else self._processed,
+            self._segments,
+            resources.codecs,
+            lambda video, audio: resources.make_segment_encoder(config, video=video, audio=audio),
+            lambda: not config.input_stream_url or self._decoder.video is not None,
+            lambda: self._sound.output_stream(),
+            on_decoded=processor.see_decoded,
+            on_picture=self.viewing.output.show,
+        )
+
+    async def _read_input(self) -> None:
+        try:
+            await self._ingest.run()
+        except TrickleError:
+            self.end_reason = self.end_reason or EndReason.INPUT_TIMEOUT
+            raise
+        finally:
+            self._sound.end_input()
+        channel_end = self._subscriber.end_reason if self._subscriber else None
+        never_existed = channel_end is trickle.EndReason.NEVER_EXISTED
+        self.end_reason = EndReason.INPUT_TIMEOUT if never_existed else EndReason.INPUT_ENDED
+
+    async def _write_output(self) -> None:
+        try:
+            await self._publish.run()
+        except TrickleError:
+            self.end_reason = self.end_reason or EndReason.OUTPUT_GONE
+            raise
+
+    async def _process(self) -> None:
+        try:
+            await self._processor.run(self._decoded, self._processed)
+        except ProcessingError:
+            self.end_reason = self.end_reason or EndReason.PROCESSING_FAILED
+            raise
+        finally:
+            self._processed.close()
+
+    @property
+    def _is_sound_alone(self) -> bool:
+        return self._decoder.video is None and self._decoder.audio is not None
+
+    def _queues(self) -> tuple[MediaQueue[Any], ...]:
+        return self._decoded, self._processed, self._segments
+
+
+def _subscriber(
+    config: SessionConfig, resources: PipelineResources, *, waits: bool
+) -> TrickleSubscriber:
+    settings = resources.settings
+    return TrickleSubscriber(
+        config.input_stream_url,
+        session=resources.http,
+        options=SubscriberOptions(
+            jump=trickle.JumpPolicy.OLDEST if waits else trickle.JumpPolicy.LATEST,
+            wait_for_channel_s=0.0 if config.channels_given else settings.input_timeout_s,
+            retry_budget_s=settings.input_timeout_s,
+        ),
+    )
+
+
+def _publisher(config: SessionConfig, resources: PipelineResources) -> TricklePublisher:
+    return TricklePublisher(
+        config.output_stream_url,
+        session=resources.http,
+        options=PublisherOptions(
+            create=CreatePolicy.NEVER if config.channels_given else CreatePolicy.IF_MISSING,
+            close_timeout_s=resources.settings.stop_timeout_s * 0.75,
+            keepalive_payload=NULL_PACKET,
+            keepalive_interval_s=KEEPALIVE_S,
+        ),
+    )
+
+
+def _ice_options(settings: Settings, http: aiohttp.ClientSession) -> IceOptions:
+    twilio = None
+    if settings.twilio_account_sid and settings.twilio_auth_token:
+        twilio = TwilioTokens(
+            http,
+            settings.twilio_account_sid,
+            settings.twilio_auth_token.get_secret_value(),
+            base_url=settings.twilio_api_url,
+        )
+    return IceOptions(
+        IceServers([server.to_dict() for server in settings.ice_servers], twilio),
+        relay_only=settings.ice_transport_policy is IceTransportPolicy.RELAY,
+        udp_ports=settings.udp_ports,
+    )
+
+
+def _first(errors: BaseExceptionGroup[RelayError]) -> RelayError:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, RelayError)
+    return error

@@ -1,0 +1,117 @@
+"""A picture of a session for people who look: the newest one, as JPEG, encoded while they look.
+
+Where the pipeline has a decoded picture it shows it here, which costs it an assignment. Nothing is
+encoded unless somebody asks; then on a thread of its own beside the codecs', once for all who ask
+for the same size within a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from relay.media.access_unit import DecodedFrame
+from relay.media.jpeg import JpegEncoder
+from relay.pipeline.codec_executor import CodecExecutor
+
+WIDTHS = (160, 320, 480, 640, 960, 1280, 1920)
+"""Widths that a picture is made in, beside its own: few, so that viewers share them."""
+KEPT_S = 0.5
+"""A single JPEG may be so old; who wants them live says less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Jpeg:
+    """An encoded picture."""
+
+    data: bytes
+    number: int
+    """Which of the pictures shown it is, from 1."""
+    width: int
+    height: int
+    made_at: float
+
+
+class PicturePreview:
+    """The newest picture at one place of a session. Belongs to the event loop.
+
+    Args:
+        jpegs: used on the thread beside the codecs' alone.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        codecs: CodecExecutor,
+        jpegs: JpegEncoder,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.number = 0
+        """Of the newest picture; 0 before the first."""
+        self.closed = False
+        self.watchers: set[asyncio.Event] = set()
+        """Set with each new picture, and at the end."""
+        self._codecs = codecs
+        self._jpegs = jpegs
+        self._clock = clock
+        self._picture: DecodedFrame | None = None
+        self._made: dict[int, Jpeg] = {}
+        self._making: dict[int, asyncio.Lock] = {}
+
+    def show(self, picture: DecodedFrame) -> None:
+        """The newest picture is this one. Its planes are read later, and never written."""
+        if self.closed:
+            return
+        self._picture = picture
+        self.number += 1
+        self._wake()
+
+    async def jpeg(self, width: int | None = None, *, max_age_s: float = KEPT_S) -> Jpeg | None:
+        """The newest picture, or one that was encoded `max_age_s` ago at the most.
+
+        Args:
+            width: in pixels; made as wide as the next of `WIDTHS`, and never wider than it is.
+
+        Returns:
+            None before the first picture and after the end.
+        """
+        picture = self._picture
+        if picture is None:
+            return None
+        wide = _width_for(picture.frame.width, width)
+        async with self._making.setdefault(wide, asyncio.Lock()):
+            made = self._made.get(wide)
+            if made is not None and (
+                made.number == self.number or self._clock() - made.made_at < max_age_s
+            ):
+                return made
+            picture, number = self._picture, self.number
+            if picture is None:
+                return None
+            made_at = self._clock()
+            data, height = await self._codecs.run_beside(self._jpegs.encode, picture.frame, wide)
+            made = Jpeg(data, number, wide, height, made_at)
+            if not self.closed:
+                self._made[wide] = made
+            return made
+
+    def close(self) -> None:
+        """There will be no picture any more. Idempotent."""
+        self.closed = True
+        self._picture = None
+        self._made.clear()
+        self._making.clear()
+        self._wake()
+
+    def _wake(self) -> None:
+        for watcher in self.watchers:
+            watcher.set()
+
+
+def _width_for(own: int, wanted: int | None) -> int:
+    if wanted is None:
+        return own
+    return min([own, *(width for width in WIDTHS if width >= wanted)])

@@ -1,0 +1,61 @@
+"""The seam where frames become other frames.
+
+The pipeline gives a processor decoded frames in one queue and takes media units from another.
+Today that is a ComfyStream server over WebRTC; a Python function would fit the same two queues.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from relay.media.access_unit import AccessUnit, DecodedFrame, RepeatPicture
+from relay.media.audio_grid import SoundBlock
+from relay.queues import MediaQueue
+from relay.sound.placement import ReturnedPacket, SentSound
+
+ProcessedUnit = AccessUnit | DecodedFrame | RepeatPicture
+"""A processed picture, still encoded (H.264) or decoded, or the last one of them again; each
+carries a source pts. A repeat before the first picture is nothing."""
+
+
+class SoundExchange(Protocol):
+    """The same seam for sound, where the server gets some: one connection after another takes
+    blocks from a queue and gives back packets. All methods belong to the event loop."""
+
+    blocks: MediaQueue[SoundBlock]
+    returns: bool
+    """Whether it is looked at what comes back."""
+
+    def connected(self, sent: SentSound) -> None:
+        """A connection stands and will send what is put into `blocks`, noting it in `sent`."""
+
+    def skipped(self, pts: int) -> None:
+        """The block at `pts` was not sent."""
+
+    def returned(self, packet: ReturnedPacket) -> None:
+        """A packet came back on the connection that stands."""
+
+    def disconnected(self) -> None:
+        """The connection is gone; nothing more comes back. Idempotent."""
+
+
+class FrameProcessor(Protocol):
+    """Frames in, frames out, in order, each output with the pts of the input it shows."""
+
+    async def run(
+        self, frames: MediaQueue[DecodedFrame], processed: MediaQueue[ProcessedUnit]
+    ) -> None:
+        """Process until `frames` is closed and what is under way has come back.
+
+        Frames are taken newest first when they come faster than they can be processed. A
+        cancel ends it and releases what it holds.
+
+        Raises:
+            ProcessingError: it can't go on and won't recover by itself.
+        """
+
+    def see_decoded(self, decodable: bool) -> None:
+        """Whether the unit put into `processed` last, if it was encoded, gave a picture."""
+
+    def status(self) -> dict[str, Any]:
+        """Plain values for the session's status."""

@@ -1,0 +1,1 @@
+"""A peer connection: offer, tracks both ways, pace, losses, and its end."""

@@ -1,0 +1,245 @@
+"""Decoded frames to the encoded packets that aiortc sends.
+
+A frame leaves when there is room on the way (`pacing`), under a stamp that tells which it is when
+it comes back (`media.timeline`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import av
+from aiortc import MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
+
+from relay.media.access_unit import TIME_BASE, AccessUnit, DecodedFrame
+from relay.media.encoder import VideoEncoder
+from relay.media.timeline import SentFrame
+from relay.pipeline.codec_executor import CodecExecutor
+from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
+from relay.webrtc.frame_ledger import FrameLedger
+from relay.webrtc.overload import OverloadRule
+from relay.webrtc.pacing import FlightControl
+
+ACCESS_UNIT_DELIMITER = b"\x00\x00\x00\x01\x09\xf0"
+"""H.264 7.3.2.4 with primary_pic_type 7: any slice type."""
+KEYFRAME_INTERVAL_S = 0.25
+"""Keyframe requests are answered at most this often: a peer that can't decode asks with every
+frame (119 PLIs in 121 frames, measured), and one IDR costs ten ordinary frames."""
+KEYFRAME_UNTIL_RETURN_S = 1.0
+"""Until anything comes back the keyframe is repeated this often: older servers don't ask."""
+FEED_INTERVAL_S = 1.0
+"""A source that pauses is stood in for by its last frame: ComfyStream ends a return track for
+good after 5 s without a frame (unprocessed), and its timestamps drift after a pause."""
+
+
+async def _nothing_to_recover() -> None:
+    """Where nothing can be lost."""
+
+
+class VideoStreamTrack(MediaStreamTrack):
+    """The outgoing track: takes decoded frames from a queue, gives aiortc encoded packets.
+
+    aiortc calls `recv` once the connection is up; anything but a clean end would kill its sender
+    for good without a word, so `recv` raises MediaStreamError only, when the queue has ended or
+    the encoder has failed (`failure` then says why).
+
+    Args:
+        frames: DecodedFrame, all of one size (yuv420p).
+        make_encoder: makes the encoder for the first frame's (width, height).
+        codecs: where encoding runs.
+        ledger: shared with the `IncomingVideo` of the same connection.
+        flight: how many frames may be under way.
+        recover: called when a frame is late and no other follows that would show a loss.
+        announce_next: send the next frame's access unit delimiter right behind each frame, so
+            that a receiver which waits for the next timestamp releases this one at once.
+    """
+
+    kind = "video"
+
+    def __init__(
+        self,
+        frames: MediaQueue[DecodedFrame],
+        make_encoder: Callable[[int, int], VideoEncoder],
+        codecs: CodecExecutor,
+        ledger: FrameLedger,
+        flight: FlightControl,
+        *,
+        recover: Callable[[], Awaitable[object]] = _nothing_to_recover,
+        announce_next: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self.failure: Exception | None = None
+        self.first_sent = asyncio.Event()
+        """Set with the first frame of the source."""
+        self.ended = asyncio.Event()
+        """Set when no further frame will be sent."""
+        self._frames = frames
+        self._make_encoder = make_encoder
+        self._codecs = codecs
+        self._ledger = ledger
+        self._flight = flight
+        self._recover = recover
+        self._announce_next = announce_next
+        self._clock = clock
+        self._encoder: VideoEncoder | None = None
+        self._announcement: av.Packet[Any] | None = None
+        self._last: DecodedFrame | None = None
+        self._paused = False
+        self._resting = False
+        self._keyframe_wanted = False
+        self._last_keyframe_at = float("-inf")
+        self._overload = OverloadRule()
+        self._started = False
+
+    def request_keyframe(self) -> None:
+        """The peer can't decode (PLI or FIR): make the next frame an IDR, rate-limited."""
+        self._keyframe_wanted = True
+
+    def pause(self, *, rest: bool) -> None:
+        """Send no more of the source's frames, until `resume`.
+
+        Args:
+            rest: nor repeats of the last one.
+        """
+        self._paused = True
+        self._resting = rest
+
+    def resume(self) -> None:
+        """Send what comes from now on."""
+        self._paused = self._resting = False
+
+    async def recv(self) -> av.Packet[Any]:
+        """The next packet: an access unit, or the delimiter that announces the next one.
+
+        Raises:
+            MediaStreamError: the source has ended or encoding failed.
+        """
+        if self._announcement is not None:
+            announcement, self._announcement = self._announcement, None
+            return announcement
+        if self.readyState != "live":
+            raise MediaStreamError
+        if not self._started:
+            self._started = True
+            if self._frames.policy is not OverflowPolicy.WAIT:
+                self._frames.clear("before_connection")
+        try:
+            while True:
+                unit = await self._encode(*await self._next_frame())
+                if unit is not None:
+                    return self._packet(unit)
+        except QueueClosed:
+            raise MediaStreamError from None
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # aiortc's sender must not see anything else
+            self.failure = error
+            raise MediaStreamError from error
+        finally:
+            if self.source_ended:
+                self.ended.set()
+
+    @property
+    def source_ended(self) -> bool:
+        """Whether every frame was taken and none will come."""
+        return self._frames.closed and not len(self._frames)
+
+    def stop(self) -> None:
+        """End the track; aiortc calls it when the connection closes. Idempotent."""
+        super().stop()
+        self.ended.set()
+
+    def close_encoder(self) -> None:
+        """Free the encoder, once aiortc has stopped calling `recv`."""
+        if self._encoder is not None:
+            self._encoder.close()
+            self._encoder = None
+
+    async def _next_frame(self) -> tuple[DecodedFrame, int | None]:
+        """A frame to send and its source pts, or the last one again and None."""
+        while True:
+            try:
+                async with asyncio.timeout(self._flight.late_in()):
+                    await self._flight.wait_for_room()
+                    frame = await self._take_frame()
+                break
+            except TimeoutError:
+                self._flight.recovered()
+                await self._recover()
+        if frame is None:
+            assert self._last is not None
+            return self._last, None
+        if self._frames.policy is not OverflowPolicy.WAIT and self._overload.should_skip(
+            1 + len(self._frames), self._clock()
+        ):
+            self._frames.skip_to_newest("server_busy")
+            self._frames.dropped["server_busy"] += 1
+            frame = self._frames.get_nowait()
+        if self._last is not None:
+            self._ledger.issuer.observe_interval(frame.pts - self._last.pts)
+        self._last = frame
+        return frame, frame.pts
+
+    async def _take_frame(self) -> DecodedFrame | None:
+        """The next frame to send, or None when it is time to repeat the last one."""
+        feed_at = self._clock() + FEED_INTERVAL_S
+        while True:
+            feeds = self._last is not None and not self._resting
+            try:
+                async with asyncio.timeout(max(0.0, feed_at - self._clock()) if feeds else None):
+                    frame = await self._frames.get()
+            except TimeoutError:
+                if self._resting:
+                    continue  # since this wait began
+                return None
+            if not self._paused:
+                return frame
+            self._frames.dropped["paused"] += 1
+
+    async def _encode(self, frame: DecodedFrame, source_pts: int | None) -> AccessUnit | None:
+        size = frame.frame.width, frame.frame.height
+        if self._encoder is None or (self._encoder.width, self._encoder.height) != size:
+            self._encoder = self._make_encoder(*size)
+        stamp = self._ledger.issuer.issue()
+        force_keyframe = self._take_keyframe_request()
+        began_at = self._clock()
+        units = await self._codecs.run(self._encoder.encode, frame.frame, stamp, force_keyframe)
+        self._ledger.encoding.add(self._clock() - began_at)
+        if not units:
+            return None
+        (unit,) = units
+        if unit.keyframe:
+            self._last_keyframe_at = self._clock()
+        sent = SentFrame(unit.pts, source_pts, frame.arrived_at, self._clock())
+        self._ledger.identifier.remember(sent)
+        self._ledger.sent.tick()
+        if source_pts is not None:
+            self._ledger.last_sent_at = sent.sent_at
+            self.first_sent.set()
+        self._flight.sent()
+        return unit
+
+    def _packet(self, unit: AccessUnit) -> av.Packet[Any]:
+        if self._announce_next:
+            self._announcement = _av_packet(ACCESS_UNIT_DELIMITER, self._ledger.issuer.upcoming)
+        return _av_packet(unit.data, unit.pts)
+
+    def _take_keyframe_request(self) -> bool:
+        since_last = self._clock() - self._last_keyframe_at
+        unanswered = self._ledger.returned.total == 0 and since_last > KEYFRAME_UNTIL_RETURN_S
+        if unanswered or (self._keyframe_wanted and since_last >= KEYFRAME_INTERVAL_S):
+            self._keyframe_wanted = False
+            return True
+        return False
+
+
+def _av_packet(data: bytes, stamp: int) -> av.Packet[Any]:
+    packet = av.Packet(data)
+    packet.pts = packet.dts = stamp
+    packet.time_base = TIME_BASE
+    return packet
