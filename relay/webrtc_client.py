@@ -77,6 +77,7 @@ class WebRTCClient:
     Args:
         exchange_offer: the server's signalling.
         processing: whether a workflow runs; decides how many frames may be under way.
+        complete: whether every frame has to come back, at the cost of pace.
         make_encoder: for the outgoing frames, from (width, height).
         sound: what sends sound along and takes what returns; None for pictures only.
         on_text: called on the event loop with each message of the data channel.
@@ -90,6 +91,7 @@ class WebRTCClient:
         make_encoder: Callable[[int, int], VideoEncoder],
         *,
         processing: bool,
+        complete: bool = False,
         sound: SoundExchange | None = None,
         on_text: Callable[[str | bytes], None] = lambda _: None,
     ) -> None:
@@ -100,7 +102,7 @@ class WebRTCClient:
         self._codecs = codecs
         self._make_encoder = make_encoder
         self._flight = FlightControl(
-            _limits(processing, options.announce_next_frame),
+            _limits(processing, complete, options.announce_next_frame),
             self.ledger.identifier.under_way,
             lambda: self.ledger.give_up_before(float("inf")),
             lambda: self.ledger.issuer.interval / CLOCK_RATE,
@@ -398,7 +400,9 @@ class WebRTCClient:
             pass
 
 
-def _limits(processing: bool, announcing: bool) -> pacing.FlightLimits:
+def _limits(processing: bool, complete: bool, announcing: bool) -> pacing.FlightLimits:
     if not processing:
         return pacing.PASSTHROUGH
-    return pacing.WORKFLOW if announcing else pacing.WORKFLOW_UNANNOUNCED
+    if not announcing:
+        return pacing.WORKFLOW_UNANNOUNCED
+    return pacing.WORKFLOW_COMPLETE if complete else pacing.WORKFLOW

@@ -34,7 +34,7 @@ from relay.processing.link_record import LinkRecord, LinkState
 from relay.processing.server_move import OtherServers, ServerMove
 from relay.processing.workflow_watch import WorkflowWatch
 from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
-from relay.session.config import SessionConfig
+from relay.session.config import OnOverload, SessionConfig
 from relay.tasks import cancel_and_wait, run_beside
 from relay.webrtc_client import WebRTCClient, WebRTCOptions
 
@@ -328,6 +328,7 @@ class ComfyStreamProcessor:
             self._codecs,
             self._make_encoder,
             processing=bool(self._config.prompts),
+            complete=self._config.on_overload is OnOverload.WAIT,
             sound=self._sound,
             on_text=self._text.receive,
         )

@@ -52,8 +52,9 @@ LISTEN = 1.5
 """Times from frame to frame that an audit waits for what is not expected any more."""
 LEAST_WAIT_S = 0.05
 """An overdue frame that may not be suspected yet is looked at again after so long."""
-SECOND_UNTIL_RETURN_S = 1.0
-"""Until the first return the server may be starting, and what it is sent is best let alone."""
+FIRST_FRAMES, SECOND_UNTIL_RETURN_S = 2, 1.0
+"""Until the first return the server may be starting, and what it is sent is best let alone: so
+many go at the most, so far apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,9 @@ class FlightLimits:
 PASSTHROUGH = FlightLimits(always=30, most=30, audited=False)
 WORKFLOW = FlightLimits(always=2, most=12, audited=True, in_time=True)
 """ComfyStream holds one frame in work and one waiting (its input queue has one place)."""
+WORKFLOW_COMPLETE = FlightLimits(always=1, most=1, audited=True)
+"""Where nothing may be dropped: a server that is late in taking the frame that waits can lose it to
+the next one, so none waits there. Each frame takes the way there and back besides its run."""
 WORKFLOW_UNANNOUNCED = FlightLimits(always=2, most=12, audited=True)
 """A receiver that is not told of the next frame holds each one until the next comes: the second
 frame is what sends the first to work."""
@@ -176,11 +180,11 @@ class FlightControl:
             return 0.0
         if len(under_way) < self._limits.always and not self._limits.in_time:
             return 0.0
-        if len(under_way) >= self._limits.most:
-            return math.inf
         if math.isinf(self._last_return_at):
             second_in = under_way[0] + SECOND_UNTIL_RETURN_S - now
-            return max(0.0, second_in) if len(under_way) < self._limits.always else math.inf
+            return max(0.0, second_in) if len(under_way) < FIRST_FRAMES else math.inf
+        if len(under_way) >= self._limits.most:
+            return self._audit_due_in(now)
         if len(under_way) >= self._limits.always and self.pace.is_overdue(under_way[0], now):
             return max(self._audited_at + SUSPICION_S - now, LEAST_WAIT_S)
         return max(0.0, self.pace.send_at() - now)
@@ -215,6 +219,11 @@ class FlightControl:
         self._clear_at = now
         self._returns_since_clear = 0
         return 0.0
+
+    def _audit_due_in(self, now: float) -> float:
+        if not self._limits.audited or self._clear_at is None:
+            return math.inf
+        return max(LEAST_WAIT_S, self._clear_at + self._audit_every_s - now)
 
     def _listen_s(self) -> float:
         """How long an audit goes on after the last frame that is taken to be under way. One that

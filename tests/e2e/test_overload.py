@@ -23,9 +23,11 @@ async def test_wait_keeps_every_frame_of_a_source_that_is_too_fast() -> None:
             async with in_background(viewer.watch(stack.channel("camera-processed"))):
                 await viewer.wait_for(lambda v: v.ended, 30)
         status = await stack.status(session)
+        server = await stack.comfystream.state()
     numbers = [frame.number for frame in viewer.frames]
     first = numbers[0]
     assert first is not None
+    assert server["frames"]["replaced"] == 0
     assert numbers == list(range(first, options.frames or 0))
     assert len(numbers) > 60
     assert [frame.pts for frame in viewer.frames] == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+from itertools import dropwhile
 from pathlib import Path
 
 import pytest
@@ -98,9 +99,19 @@ async def test_720p_high_profile_with_b_frames_into_512(tmp_path: Path) -> None:
     assert {(frame.width, frame.height) for frame in viewer.frames} == {(512, 512)}
     assert viewer.audio, "the AAC goes along"
     assert_clean(b"".join(viewer.segments), tmp_path / "recorded.ts", len(viewer.frames))
-    # The last one may be a single picture without the sound that its tables announce.
-    for position, data in enumerate(viewer.segments[:-1]):
+    # The last one may be a single picture without the sound that its tables announce; on a machine
+    # so busy that the first picture is long in coming, sound alone begins the output.
+    with_pictures = list(dropwhile(lambda data: not has_pictures(data), viewer.segments[:-1]))
+    assert len(with_pictures) >= len(viewer.segments) - 2
+    for position, data in enumerate(with_pictures):
         assert_clean(data, tmp_path / f"recorded-{position}.ts", None)
+
+
+def has_pictures(segment: bytes) -> bool:
+    decoder = TrickleStreamDecoder(None, None)
+    items = decoder.feed(segment) + decoder.end_segment()
+    decoder.close()
+    return any(isinstance(item, DecodedFrame) for item in items)
 
 
 def assert_clean(data: bytes, path: Path, frames: int | None) -> None:

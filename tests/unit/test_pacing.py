@@ -16,7 +16,7 @@ import pytest
 from relay.media.access_unit import CLOCK_RATE
 from relay.media.timeline import FrameIdentifier, SentFrame, StampIssuer
 from relay.webrtc.overload import OverloadRule
-from relay.webrtc.pacing import WORKFLOW, FlightControl
+from relay.webrtc.pacing import WORKFLOW, WORKFLOW_COMPLETE, FlightControl, FlightLimits
 
 
 async def test_the_sender_waits_for_room() -> None:
@@ -179,7 +179,9 @@ class Back:
         return self.said == self.shown
 
 
-def simulate(server: SimulatedServer, seconds: float, fps: float = 30.0) -> list[Back]:
+def simulate(
+    server: SimulatedServer, seconds: float, fps: float = 30.0, limits: FlightLimits = WORKFLOW
+) -> list[Back]:
     """A live source before `server`, the newest frame sent whenever there is room. Steps of a
     millisecond."""
     now = 0.0
@@ -187,7 +189,7 @@ def simulate(server: SimulatedServer, seconds: float, fps: float = 30.0) -> list
     identifier = FrameIdentifier()
     born: dict[int, float] = {}
     flight = FlightControl(
-        WORKFLOW,
+        limits,
         identifier.under_way,
         lambda: identifier.give_up_before(math.inf),
         lambda: 1 / fps,
@@ -259,6 +261,31 @@ def test_what_follows_upon_a_return_pushes_nothing_out(service_ms: int, way_ms: 
     assert rate(back, 3, 20) >= 0.95 * 1000 / (service_ms + 10)
     ages = [one.at - one.shown for one in back if one.at > 3]
     assert median(ages) <= (1.5 * service_ms + 2 * way_ms + 10 + 35) / 1000
+
+
+@pytest.mark.parametrize("service_ms", [20, 50, 400, 1500])
+def test_where_nothing_may_be_dropped_a_server_may_be_as_late_as_it_likes(service_ms: int) -> None:
+    """It takes 80 ms from one frame to the next, and finds none waiting."""
+    random = Random(service_ms)
+    server = SimulatedServer(
+        lambda _: service_ms / 1000 * random.uniform(0.5, 2.5), 0.005, handover_s=0.08
+    )
+    back = simulate(server, 30, limits=WORKFLOW_COMPLETE)
+    assert server.dropped == 0
+    assert len(back) > 0.4 * 30 * 1000 / (1.5 * service_ms + 90)
+    assert all(one.right for one in back)
+
+
+@pytest.mark.parametrize("service_ms", [20, 400])
+def test_where_nothing_may_be_dropped_one_that_is_lost_stops_nothing(service_ms: int) -> None:
+    """The first, or one in the middle: sending goes on."""
+    server = SimulatedServer(lambda _: service_ms / 1000, 0.005)
+    server.lose = {0, 20}
+    back = simulate(server, 30, limits=WORKFLOW_COMPLETE)
+    gaps = [after.at - before.at for before, after in pairwise(back)]
+    assert back[0].at < 3
+    assert max(gaps) < 5
+    assert rate(back, 24, 30) > 0.9 * min(30, 1000 / (service_ms + 10))
 
 
 def test_until_the_first_return_a_server_is_let_alone() -> None:
