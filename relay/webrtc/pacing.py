@@ -9,11 +9,7 @@ push it out; and what is sent later is fresher. What that skips is skipped in th
 queue, counted. Frames that are passed through unprocessed are not dropped by the server and need
 no such care; a bound stays, so that a stalled server is not buried.
 
-Drops inside the server can't be seen, and one is enough to put a wrong time on every later
-frame: the label of a dropped frame comes back one frame late, as do all after it. They show when
-nothing is under way any more and labels are still missing. So when that moment does not come by
-itself sending pauses for it now and then (the audit), and soon when something is suspect: a frame
-is overdue, or the last ones all came back later than usual by the time between two frames.
+What a server drops all the same is looked for in pauses (`label_audit`).
 """
 
 from __future__ import annotations
@@ -22,36 +18,13 @@ import asyncio
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
 
-from relay.webrtc.server_pace import USUAL_RETURNS, ServerPace
+from relay.webrtc.label_audit import LabelAudit
+from relay.webrtc.server_pace import ServerPace
 
-FIRST_AUDIT_S = 0.5
-"""How long the way may be busy without a break before it is audited, where breaks are usual."""
-AUDIT_S = 3.0
-LONGEST_AUDIT_S = 10.0
-"""The same where they are not: ever more rarely as long as nothing is found. An audit costs a
-server that is always busy about one frame."""
-PATIENCE = 1.5
-"""Of a slow round trip: after so long without a return nothing more will come."""
-LEAST_PATIENCE_S = 0.4
-"""Longer than most hiccups: giving up a frame that was only late mislabels others."""
-LONGEST_PATIENCE_S = 2.0
-"""Patience doubles each time nothing has come back since frames were given up last: a server
-that stalls is not buried."""
-SUSPICION_S = 0.5
-"""So long after an audit nothing is suspect again."""
-SUSPECT_RETURNS = 3
-SUSPECT_EXCESS = 0.6
-"""Of the time from frame to frame: by how much longer than usual the last round trips all were
-when labels lag by one."""
 LATE_AFTER, LATE_AFTER_S, RECOVERIES = 2.0, 0.03, 5
 """A frame is late after so many usual round trips and so much, then after twice that, and so on,
 so often."""
-LISTEN = 1.5
-"""Times from frame to frame that an audit waits for what is not expected any more."""
-LEAST_WAIT_S = 0.05
-"""An overdue frame that may not be suspected yet is looked at again after so long."""
 FIRST_FRAMES, SECOND_UNTIL_RETURN_S = 2, 1.0
 """Until the first return the server may be starting, and what it is sent is best let alone: so
 many go at the most, so far apart."""
@@ -100,26 +73,13 @@ class FlightControl:
         clock: Callable[[], float],
     ) -> None:
         self.pace = ServerPace()
-        self.audits = 0
+        self.audit = LabelAudit(self.pace, give_up, source_interval_s)
         self._limits = limits
         self._under_way = under_way
-        self._give_up = give_up
-        self._source_interval_s = source_interval_s
         self._clock = clock
         self._changed = asyncio.Event()
-        self._auditing = False
-        self._audit_every_s = FIRST_AUDIT_S
-        self._audited_at = -math.inf
-        self._clear_at: float | None = None
-        """When it was certain last that no label is missing."""
-        self._last_return_at = -math.inf
         self._recoveries = 0
         """Since a frame was sent last."""
-        self._gave_up = False
-        self._given_up_in_a_row = 0
-        self._returns_since_clear = 0
-        self._right_s: float | None = None
-        """The usual round trip while labels were known to be right."""
 
     async def wait_for_room(self) -> None:
         """Return when one more frame may be sent. A cancel leaves nothing behind."""
@@ -142,21 +102,19 @@ class FlightControl:
         self._recoveries = 0
         self.pace.note_sent(now)
         if len(self._under_way()) <= 1:
-            self._clear_at = now
+            self.audit.sent_alone(now)
 
     def returned(self, sent_at: float, returned_at: float) -> None:
         """The frame that was sent at `sent_at` came back at `returned_at`."""
-        self._last_return_at = returned_at
-        self._given_up_in_a_row = 0
-        self._returns_since_clear += 1
         self.pace.note_returned(sent_at, returned_at, self._under_way())
+        self.audit.returned()
         self._changed.set()
 
     def late_in(self) -> float | None:
         """Seconds until the frame sent last is so late that something may be lost on the way and
         nothing shows it; None when that can't be told, or enough was tried."""
         under_way = self._under_way()
-        if not under_way or math.isinf(self._last_return_at) or self._recoveries >= RECOVERIES:
+        if not under_way or not self.pace.known or self._recoveries >= RECOVERIES:
             return None
         late_s = (LATE_AFTER * self.pace.usual_s + LATE_AFTER_S) * 2.0**self._recoveries
         return max(0.0, under_way[-1] + late_s - self._clock())
@@ -171,92 +129,26 @@ class FlightControl:
 
     def room_in(self) -> float:
         """Seconds until there is room; infinity if that takes a return."""
-        under_way = self._under_way()
-        now = self._clock()
-        if self._limits.audited and (audit_ends_in := self._audit(under_way, now)) > 0:
-            return audit_ends_in
-        under_way = self._under_way()  # an audit may have given up what was
+        under_way, now = self._under_way(), self._clock()
+        if self._limits.audited:
+            overdue = self._overdue(under_way, now)
+            if (pauses_for_s := self.audit.pauses_for_s(under_way, now, overdue=overdue)) > 0:
+                return pauses_for_s
+            under_way = self._under_way()  # an audit may have given up what was
         if not under_way:
             return 0.0
         if len(under_way) < self._limits.always and not self._limits.in_time:
             return 0.0
-        if math.isinf(self._last_return_at):
+        if not self.pace.known:
             second_in = under_way[0] + SECOND_UNTIL_RETURN_S - now
             return max(0.0, second_in) if len(under_way) < FIRST_FRAMES else math.inf
         if len(under_way) >= self._limits.most:
-            return self._audit_due_in(now)
-        if len(under_way) >= self._limits.always and self.pace.is_overdue(under_way[0], now):
-            return max(self._audited_at + SUSPICION_S - now, LEAST_WAIT_S)
+            return self.audit.due_in(now) if self._limits.audited else math.inf
+        if self._overdue(under_way, now):
+            return self.audit.may_suspect_in(now)
         return max(0.0, self.pace.send_at() - now)
 
-    def _audit(self, under_way: Sequence[float], now: float) -> float:
-        """Seconds for which sending has to pause so that everything under way can come back."""
-        if not under_way:
-            if self._auditing:
-                if (listens_for_s := self._last_return_at + self._listen_s() - now) > 0:
-                    return listens_for_s
-                self._end_audit(now, max(AUDIT_S, min(LONGEST_AUDIT_S, 2 * self._audit_every_s)))
-            else:
-                self._audit_every_s = FIRST_AUDIT_S
-            self._labels_are_right(now)
-            return 0.0
-        if math.isinf(self._last_return_at):
-            return 0.0
-        if not self._auditing:
-            if self._clear_at is None:
-                self._clear_at = now
-            if now - self._clear_at < self._audit_every_s and not self._is_suspect(under_way, now):
-                return 0.0
-            self._auditing = True
-            self.audits += 1
-        waited_since = max(self._last_return_at, under_way[-1])
-        if (remaining_s := waited_since + self._patience_s() - now) > 0:
-            return remaining_s
-        self._give_up()
-        self._gave_up = True
-        self._given_up_in_a_row += 1
-        self._end_audit(now, FIRST_AUDIT_S)
-        self._clear_at = now
-        self._returns_since_clear = 0
-        return 0.0
-
-    def _audit_due_in(self, now: float) -> float:
-        if not self._limits.audited or self._clear_at is None:
-            return math.inf
-        return max(LEAST_WAIT_S, self._clear_at + self._audit_every_s - now)
-
-    def _listen_s(self) -> float:
-        """How long an audit goes on after the last frame that is taken to be under way. One that
-        was given up and comes after all shifts the labels the other way: then one more comes."""
-        return LISTEN * self._spacing_s() if self._gave_up else 0.0
-
-    def _spacing_s(self) -> float:
-        """From frame to frame, where every frame that has room is sent."""
-        return max(self._source_interval_s(), self.pace.service_s)
-
-    def _patience_s(self) -> float:
-        patience_s = max(LEAST_PATIENCE_S, PATIENCE * self.pace.slow_s)
-        return max(patience_s, min(LONGEST_PATIENCE_S, patience_s * 2.0**self._given_up_in_a_row))
-
-    def _labels_are_right(self, now: float) -> None:
-        """Nothing is under way: all labels were those of the pictures they came with."""
-        self._clear_at = now
-        if self._returns_since_clear:
-            round_trips = self.pace.last_round_trips(min(self._returns_since_clear, USUAL_RETURNS))
-            self._right_s = median(round_trips)
-            self._returns_since_clear = 0
-
-    def _is_suspect(self, under_way: Sequence[float], now: float) -> bool:
-        if now < self._audited_at + SUSPICION_S:
-            return False
-        if len(under_way) >= self._limits.always and self.pace.is_overdue(under_way[0], now):
-            return True
-        if self._right_s is None or self._returns_since_clear < SUSPECT_RETURNS:
-            return False
-        lag_s = min(self.pace.last_round_trips(SUSPECT_RETURNS)) - self._right_s
-        return lag_s > SUSPECT_EXCESS * self._spacing_s()
-
-    def _end_audit(self, now: float, next_after_s: float) -> None:
-        self._auditing = False
-        self._audited_at = now
-        self._audit_every_s = next_after_s
+    def _overdue(self, under_way: Sequence[float], now: float) -> bool:
+        """Whether the server has all it takes, and the oldest should have been back."""
+        full = len(under_way) >= self._limits.always
+        return full and self.pace.is_overdue(under_way[0], now)

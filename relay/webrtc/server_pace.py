@@ -47,8 +47,14 @@ class ServerPace:
     def __init__(self) -> None:
         self._round_trips: deque[float] = deque(maxlen=RECENT_RETURNS)
         self._services: deque[float] = deque(maxlen=SERVICES)
-        self._returned_at = -math.inf
+        self.returned_at = -math.inf
+        """When a frame came back last."""
         self._back_at = -math.inf
+
+    @property
+    def known(self) -> bool:
+        """Whether any frame came back yet."""
+        return bool(self._round_trips)
 
     @property
     def usual_s(self) -> float:
@@ -85,12 +91,12 @@ class ServerPace:
         were sent, the oldest first."""
         round_trip = now - sent_at
         usual_s, way_s = self.service_s, self.way_s
-        service_s = min(now - self._returned_at, max(0.0, round_trip - way_s))
+        service_s = min(now - self.returned_at, max(0.0, round_trip - way_s))
         if round_trip - min(self._round_trips, default=0.0) < NO_QUEUE * usual_s:
             service_s = min(service_s, PROBE * usual_s)
         self._services.append(service_s)
         self._round_trips.append(round_trip)
-        self._returned_at = now
+        self.returned_at = now
         way_s, service_s = self.way_s, self.service_s
         self._back_at = now
         for sent in under_way:

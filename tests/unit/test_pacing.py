@@ -70,7 +70,7 @@ def test_a_frame_after_a_pause_is_given_its_time(quiet_s: float) -> None:
         now += 0.02
         assert flight.room_in() == 0
         now += quiet_s
-    assert flight.audits == 0
+    assert flight.audit.count == 0
 
 
 def test_the_frame_sent_last_is_late_ever_more_rarely() -> None:
