@@ -15,7 +15,9 @@ WORKDIR /app
 COPY LICENSE README.md trickle_relay_service.py trickle_components.py ./
 COPY relay/ relay/
 COPY demo/ demo/
+ARG COMMIT=
 ENV PATH=/opt/venv/bin:$PATH \
+    TRICKLE_RELAY_COMMIT=$COMMIT \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 # By number, so that Kubernetes can tell that it is not root (runAsNonRoot).

@@ -67,7 +67,7 @@ run() {
 case "${1:-help}" in
   build)
     need docker
-    docker build --tag "$image" .
+    docker build --tag "$image" --build-arg "COMMIT=$(git rev-parse HEAD 2>/dev/null || true)" .
     ;;
   run)
     need docker

@@ -134,6 +134,10 @@ class MediaQueue(Generic[T]):
         """The oldest item, left in its place; None if there is none."""
         return self._items[0] if self._items else None
 
+    def ends(self) -> tuple[T, T] | None:
+        """The oldest and the newest item, left in their places; None if there is none."""
+        return (self._items[0], self._items[-1]) if self._items else None
+
     def skip_to_newest(self, reason: str) -> int:
         """Throw away all but the last item, counted under `reason`; returns how many."""
         if len(self._items) < 2:

@@ -13,13 +13,15 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import IO, Any
 
 import aiohttp
+
+from demo import comfystream_standin
+from tests.forked_process import ForkedProcess
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
@@ -35,7 +37,7 @@ class StandIn:
         pid: its process.
     """
 
-    def __init__(self, url: str, process: asyncio.subprocess.Process, log: IO[bytes]) -> None:
+    def __init__(self, url: str, process: ForkedProcess, log: IO[bytes]) -> None:
         self.url = url
         self.pid = process.pid
         self._process = process
@@ -125,20 +127,11 @@ async def standin_process(*arguments: str) -> AsyncIterator[StandIn]:
         RuntimeError: it ended, or did not listen in time; the message holds its log.
     """
     with tempfile.TemporaryFile() as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "demo.comfystream_standin",
-            "--port",
-            "0",
-            *arguments,
-            cwd=REPOSITORY,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=log,
+        process = await ForkedProcess.start(
+            comfystream_standin.main, "--port", "0", *arguments, log=log
         )
         standin = StandIn("", process, log)
         try:
-            assert process.stdout is not None
             line = b""
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(START_TIMEOUT_S):

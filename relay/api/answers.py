@@ -239,5 +239,6 @@ class Version(Answer):
     pipeline: str
     model_id: str
     version: str
+    commit: str
     python: str
     libraries: dict[str, Any]

@@ -14,6 +14,7 @@ from relay.api.describe import Operation, describes
 from relay.api.errors import json_answer
 from relay.api.keys import SESSIONS, SETTINGS
 from relay.api.page_routes import INDEX, send_file, wants_page
+from relay.build import commit
 from relay.channels.stream_events import PIPELINE
 from relay.errors import BusyError
 
@@ -101,6 +102,7 @@ async def show_version(request: web.Request) -> web.StreamResponse:
             "pipeline": PIPELINE,
             "model_id": request.app[SETTINGS].capability_name,
             "version": __version__,
+            "commit": commit(),
             "python": platform.python_version(),
             "libraries": libraries,
         }

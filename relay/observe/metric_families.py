@@ -53,7 +53,7 @@ def _session_histogram(name: str, labels: str, text: str) -> Family:
 
 _ALL = (
     # The relay.
-    _gauge("build_info", "version python aiortc av", "Always 1; what runs."),
+    _gauge("build_info", "version commit python aiortc av", "Always 1; what runs."),
     _gauge("ready", "", "1 while a session could be started, else 0."),
     _gauge("sessions_max", "", "RELAY_MAX_SESSIONS; not there without a limit."),
     _counter("sessions_started_total", "", "Sessions begun."),
@@ -106,6 +106,9 @@ _ALL = (
     ),
     _session_gauge("queue_depth", "queue", "Items that wait."),
     _session_gauge("queue_capacity", "queue", "Most items that may wait."),
+    _session_gauge(
+        "queue_media_seconds", "queue", "From the oldest picture that waits to the newest."
+    ),
     _session_histogram(
         "stage_duration_seconds",
         "stage",

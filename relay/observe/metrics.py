@@ -18,6 +18,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from relay import __version__
+from relay.build import commit
 from relay.observe.metric_families import FAMILIES, PREFIX, Family, Kind
 from relay.observe.tally import Series, Tally
 from relay.stats import BOUNDS_S, Histogram
@@ -49,7 +50,7 @@ def expose(tallies: Named, accept: str, *, per_session: bool) -> tuple[bytes, st
 
 def build_info() -> tuple[str, ...]:
     """Labels of the metric of that name."""
-    return __version__, platform.python_version(), version("aiortc"), version("av")
+    return __version__, commit(), platform.python_version(), version("aiortc"), version("av")
 
 
 def _merged(tallies: Named, per_session: bool) -> dict[str, Tally]:

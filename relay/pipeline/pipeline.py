@@ -22,7 +22,7 @@ from relay.comfystream.quarantine import QuarantineRules
 from relay.config.settings import IceTransportPolicy, Settings
 from relay.errors import ProcessingError, RelayError, TrickleError
 from relay.journal import Journal
-from relay.media.access_unit import DecodedFrame, ElementaryStream
+from relay.media.access_unit import CLOCK_RATE, DecodedFrame, ElementaryStream
 from relay.media.encoder import VideoEncoder, default_bit_rate
 from relay.media.frame_limit import FrameLimit
 from relay.media.muxer import CLOCK_LEAD_S, NULL_PACKET
@@ -334,6 +334,10 @@ class Pipeline:
             tally.each("frames_dropped_total", queue.dropped, queue.name, kind)
             tally.stands("queue_depth", queue.name, at=len(queue))
             tally.stands("queue_capacity", queue.name, at=queue.capacity)
+        for pictures in (self._decoded, self._processed):
+            oldest, newest = pictures.ends() or (None, None)
+            waiting = newest.pts - oldest.pts if oldest and newest else 0
+            tally.stands("queue_media_seconds", pictures.name, at=waiting / CLOCK_RATE)
 
     def dropped(self) -> dict[str, dict[str, int]]:
         """Items of each queue that were not delivered, by reason."""

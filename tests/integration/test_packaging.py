@@ -487,7 +487,7 @@ def test_the_environment_wins_over_the_env_file_in_the_script(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("command", "arguments"),
     [
-        ("build", ["build", "--tag", "trickle-relay:latest", "."]),
+        ("build", ["build", "--tag", "trickle-relay:latest", "--build-arg", "COMMIT=", "."]),
         ("stop", ["rm", "trickle-relay"]),
         ("logs", ["logs", "--follow", "trickle-relay"]),
         ("shell", ["exec", "--interactive", "--tty", "trickle-relay", "/bin/bash"]),

@@ -32,6 +32,7 @@ LEVELS = {
     "relay.queues": 2,
     "relay.observe.log": 1,
     "relay.backoff": 0,
+    "relay.build": 0,
     "relay.config": 0,
     "relay.errors": 0,
     "relay.host_rules": 0,
