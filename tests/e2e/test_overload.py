@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
 
 from demo.live_publisher import publish_live
+from demo.segment_writer import SourceChunk
 from demo.test_pattern import PatternOptions, generate
 from tests.e2e.stack import Viewer, in_background, running_stack
 
@@ -17,10 +20,20 @@ async def test_wait_keeps_every_frame_of_a_source_that_is_too_fast() -> None:
     with its time; nothing is dropped anywhere."""
     options = PatternOptions(frames=90, plain=True)
     viewer = Viewer()
+    last_segment_reached = threading.Event()
+
+    def chunks() -> Iterator[SourceChunk]:
+        """The channel stays until its last segment is being read: a server keeps nothing of one
+        that was deleted."""
+        yield from generate(options)
+        last_segment_reached.wait(30)
+
     async with running_stack("--process-ms", "50", decoded_frames_capacity=4) as stack:
-        async with in_background(publish_live(stack.channel("camera"), generate(options))):
+        async with in_background(publish_live(stack.channel("camera"), chunks())):
             session = await stack.start("camera", on_overload="wait")
             async with in_background(viewer.watch(stack.channel("camera-processed"))):
+                await viewer.wait_for(lambda v: any((f.number or 0) >= 60 for f in v.frames), 30)
+                last_segment_reached.set()
                 await viewer.wait_for(lambda v: v.ended, 30)
         status = await stack.status(session)
         server = await stack.comfystream.state()
