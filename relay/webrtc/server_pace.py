@@ -45,38 +45,21 @@ class ServerPace:
     """
 
     def __init__(self) -> None:
-        self._round_trips: deque[float] = deque(maxlen=RECENT_RETURNS)
-        self._services: deque[float] = deque(maxlen=SERVICES)
+        self.known = False
+        """Whether any frame came back yet."""
         self.returned_at = -math.inf
         """When a frame came back last."""
-        self._back_at = -math.inf
-
-    @property
-    def known(self) -> bool:
-        """Whether any frame came back yet."""
-        return bool(self._round_trips)
-
-    @property
-    def usual_s(self) -> float:
-        """The median of the last round trips; 0.0 before the first."""
-        return median(self.last_round_trips(USUAL_RETURNS)) if self._round_trips else 0.0
-
-    @property
-    def slow_s(self) -> float:
-        """A round trip that is slow, but nothing unusual; 0.0 before the first."""
-        return percentile(sorted(self.last_round_trips(SLOW_OF)), 95)
-
-    @property
-    def service_s(self) -> float:
-        """One run of the workflow; 0.0 before the first return."""
-        if len(self._services) < FIRST_SERVICES:
-            return max(self._services, default=0.0)
-        return median(self._services)
-
-    @property
-    def way_s(self) -> float:
+        self.usual_s = 0.0
+        """The median of the last round trips."""
+        self.slow_s = 0.0
+        """A round trip that is slow, but nothing unusual."""
+        self.service_s = 0.0
+        """One run of the workflow."""
+        self.way_s = 0.0
         """There and back without the run; as much of it as is known."""
-        return max(0.0, min(self._round_trips, default=0.0) - self.service_s)
+        self._round_trips: deque[float] = deque(maxlen=RECENT_RETURNS)
+        self._services: deque[float] = deque(maxlen=SERVICES)
+        self._back_at = -math.inf
 
     def last_round_trips(self, count: int) -> list[float]:
         """The last `count` of them, the oldest first; fewer if there were fewer."""
@@ -89,18 +72,12 @@ class ServerPace:
     def note_returned(self, sent_at: float, now: float, under_way: Iterable[float]) -> None:
         """A frame that was sent at `sent_at` is back; `under_way` tells when those that are not
         were sent, the oldest first."""
-        round_trip = now - sent_at
-        usual_s, way_s = self.service_s, self.way_s
-        service_s = min(now - self.returned_at, max(0.0, round_trip - way_s))
-        if round_trip - min(self._round_trips, default=0.0) < NO_QUEUE * usual_s:
-            service_s = min(service_s, PROBE * usual_s)
-        self._services.append(service_s)
-        self._round_trips.append(round_trip)
+        self._measure(now - sent_at, now - self.returned_at)
+        self.known = True
         self.returned_at = now
-        way_s, service_s = self.way_s, self.service_s
         self._back_at = now
         for sent in under_way:
-            self._back_at = max(self._back_at, sent + way_s) + service_s
+            self._back_at = max(self._back_at, sent + self.way_s) + self.service_s
 
     def send_at(self) -> float:
         """When one more frame should leave so that it is there shortly before the server is done
@@ -109,4 +86,17 @@ class ServerPace:
 
     def is_overdue(self, sent_at: float, now: float) -> bool:
         """Whether a frame sent then should have been back by now."""
-        return not self._round_trips or now - sent_at > OVERDUE * self.usual_s
+        return not self.known or now - sent_at > OVERDUE * self.usual_s
+
+    def _measure(self, round_trip: float, since_return_s: float) -> None:
+        service_s = min(since_return_s, max(0.0, round_trip - self.way_s))
+        quickest = min(self._round_trips, default=0.0)
+        if round_trip - quickest < NO_QUEUE * self.service_s:
+            service_s = min(service_s, PROBE * self.service_s)
+        self._services.append(service_s)
+        self._round_trips.append(round_trip)
+        few = len(self._services) < FIRST_SERVICES
+        self.service_s = max(self._services) if few else median(self._services)
+        self.way_s = max(0.0, min(self._round_trips) - self.service_s)
+        self.usual_s = median(self.last_round_trips(USUAL_RETURNS))
+        self.slow_s = percentile(sorted(self.last_round_trips(SLOW_OF)), 95)
