@@ -219,6 +219,11 @@ class WebRTCClient:
         elif self._undecodable_since is None:
             self._undecodable_since = time.monotonic()
 
+    def request_keyframe(self) -> None:
+        """Ask the server for a picture that decoding can begin with; it is its next one."""
+        if self._incoming is not None:
+            self._incoming.want_keyframe()
+
     @property
     def has_sound(self) -> bool:
         """Whether sound goes along."""

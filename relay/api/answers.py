@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from relay.session.config import Coding
+
 
 class Answer(BaseModel):
     """Fields may be added at any time."""
@@ -40,6 +42,7 @@ class ChangeBody(BaseModel):
     width: int | None = None
     height: int | None = None
     paused: bool | None = None
+    egress: Coding | None = None
 
 
 class Changed(Answer):

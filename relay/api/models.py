@@ -25,7 +25,15 @@ from relay.comfystream.workflow_check import gives_sound, quoted, takes_sound
 from relay.comfystream.workflows import PromptsError
 from relay.config.settings import Settings
 from relay.errors import ValidationFailed
-from relay.session.config import AudioCodec, AudioMode, FallbackMode, Fit, OnOverload, SessionConfig
+from relay.session.config import (
+    AudioCodec,
+    AudioMode,
+    Coding,
+    FallbackMode,
+    Fit,
+    OnOverload,
+    SessionConfig,
+)
 from relay.validation import (
     LARGEST_SIZE,
     SMALLEST_SIZE,
@@ -77,6 +85,7 @@ class _Start(BaseModel):
     fallback: FallbackMode | None = None
     on_overload: OnOverload | None = None
     output_fps: Annotated[Seconds, Field(ge=1, le=120)] | None = None
+    egress: Coding | None = None
     audio: AudioMode | None = None
     audio_codec: AudioCodec | None = None
     control_url: ChannelUrl | None = None
@@ -154,6 +163,7 @@ def session_config_from(
         on_overload=request.on_overload or settings.on_overload,
         output_fps=request.output_fps or settings.output_fps,
         max_fps=(request.max_fps or 0.0) if isinstance(request, WorkerStart) else 0.0,
+        egress=request.egress or settings.egress,
         audio=audio_mode(request.audio or settings.audio, workflows)
         if output_url
         else AudioMode.OFF,

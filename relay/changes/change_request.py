@@ -16,9 +16,11 @@ from relay.changes.session_change import SessionChange
 from relay.comfystream.workflow_check import quoted, takes_sound
 from relay.comfystream.workflows import NormalizedPrompts, PromptsError
 from relay.errors import MOST_FAULTS, ValidationFailed
+from relay.session.config import Coding
 from relay.validation import LARGEST_SIZE, SMALLEST_SIZE, even_size
 
-CHANGE_FIELDS = ("prompts", "width", "height", "paused")
+CODING_FIELDS = ("egress",)
+CHANGE_FIELDS = ("prompts", "width", "height", "paused", *CODING_FIELDS)
 PARAMETERS = frozenset({*CHANGE_FIELDS, "max_framerate"})
 """What a control channel's message can change."""
 HIGHEST_FRAMERATE = 60
@@ -58,6 +60,7 @@ def read_change(
     sizes = {name: reader.size(name, given[name]) for name in ("width", "height") if name in given}
     prompts = reader.prompts(given["prompts"]) if "prompts" in given else None
     paused = reader.paused(given["paused"]) if "paused" in given else None
+    coding = {name: reader.coding(name, given[name]) for name in CODING_FIELDS if name in given}
     wants_rate = lenient and "max_framerate" in given
     max_fps = reader.framerate(given["max_framerate"]) if wants_rate else None
     if not lenient:
@@ -72,6 +75,7 @@ def read_change(
         sizes.get("height"),
         paused,
         max_fps,
+        **coding,
         params=given if lenient and set(given) & PARAMETERS else None,
     )
     return ChangeRequest(change, tuple(reader.warnings))
@@ -149,6 +153,13 @@ class _Reader:
             return value
         self.fault("paused", "must be true or false")
         return None
+
+    def coding(self, name: str, value: object) -> Coding | None:
+        try:
+            return Coding(str(value))
+        except ValueError:
+            self.fault(name, f"must be one of {', '.join(Coding)}")
+            return None
 
     def refuse_unknown(self, params: Mapping[str, object]) -> None:
         for name in list(params)[:MOST_FAULTS]:

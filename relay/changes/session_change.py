@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from relay.errors import RelayError
-from relay.session.config import SessionConfig
+from relay.session.config import Coding, SessionConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class SessionChange:
     height: int | None = None
     paused: bool | None = None
     max_fps: float | None = None
+    egress: Coding | None = None
     params: dict[str, Any] | None = None
     """In the words of the orchestrator that asked; added to those of before."""
 

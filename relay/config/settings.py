@@ -28,7 +28,7 @@ from relay.config.values import (
     Token,
 )
 from relay.host_rules import HostRules
-from relay.session.config import AudioCodec, AudioMode, FallbackMode, Fit, OnOverload
+from relay.session.config import AudioCodec, AudioMode, Coding, FallbackMode, Fit, OnOverload
 
 PREFIX = "RELAY_"
 OWN_NAMES = {
@@ -236,6 +236,12 @@ class Settings(BaseSettings):
         0.0,
         description="Pictures a second on the output, 1 to 120: the last one is repeated where none"
         " came, and what is too much is left out. 0: as they come.",
+    )
+    egress: Coding = Field(
+        Coding.TRANSCODE,
+        description="What becomes of the pictures that ComfyStream returns: `transcode` (decoded"
+        " and encoded), `copy` (passed on as they are, wherever that is possible) or `auto` (the"
+        " same, and not soon again where it did not last).",
     )
     stop_timeout_s: Seconds = Field(
         2.0, description="Time to end a session, or on shutdown all of them, in good order."

@@ -57,6 +57,9 @@ class AccessUnit:
     arrived_at: float = 0.0
     hidden: bool = False
     """Of a processed picture: to be decoded, because later ones refer to it, and not shown."""
+    number: int = 0
+    """One more than that of the unit coded right before it, where somebody counts: a step of more
+    is a picture that is missing, or another stream."""
 
 
 @dataclass(slots=True)

@@ -58,6 +58,7 @@ class TrickleSegmentEncoder:
         self._encoder: VideoEncoder | None = self._open(width, height) if video else None
         self._finished = False
         self._cut = False
+        self._passing_on = False
 
     @property
     def segments(self) -> int:
@@ -87,6 +88,8 @@ class TrickleSegmentEncoder:
         if self._finished:
             raise MediaError("the segment encoder is finished", code="encoder_closed")
         size = frame.frame.width, frame.frame.height
+        own_begins, self._passing_on = self._passing_on, False
+        self._cut = self._cut or own_begins
         if self._encoder is None:
             self._encoder = self._open(*size)
         elif size != (self._encoder.width, self._encoder.height):
@@ -94,11 +97,26 @@ class TrickleSegmentEncoder:
             self._encoder.close()
             self._encoder = encoder
             self._cut = True
-        force_keyframe = self._muxer.needs_keyframe(frame.pts)
+        force_keyframe = own_begins or self._muxer.needs_keyframe(frame.pts)
         units = self._encoder.encode(frame.frame, frame.pts, force_keyframe)
         for unit in units:
             unit.arrived_at = frame.arrived_at
         return units
+
+    def pass_on(self, *, cut: bool = False) -> None:
+        """The picture that is given to `mux` next was encoded elsewhere, with SPS and PPS in front
+        of every IDR picture; the first one, and one with `cut`, is an IDR picture and begins a
+        segment. The encoder is freed until a picture comes that is to be encoded here, which begins
+        another. Not while `encode_picture` runs."""
+        self._cut = self._cut or cut or not self._passing_on
+        self._passing_on = True
+        if self._encoder is not None:
+            self._encoder.close()
+            self._encoder = None
+
+    def needs_keyframe(self, time: int) -> bool:
+        """Whether a segment should begin with the picture at `time` (90 kHz ticks)."""
+        return self._muxer.needs_keyframe(time)
 
     def mux(self, unit: AccessUnit) -> list[SegmentChunk]:
         """Mux what `encode_picture` returned: the part for the event loop."""

@@ -99,8 +99,10 @@ _ALL = (
         "frames_total",
         "stage kind",
         "Frames (video) and packets (audio): decoded, sent, returned, processed, fallback, encoded,"
-        " published.",
+        " published. Those that were copied instead count as if they had been.",
     ),
+    _session_counter("frames_copied_total", "side", "Frames passed on without being decoded."),
+    _session_gauge("sessions_copying", "side", "Sessions that pass frames on so now: egress."),
     _session_counter(
         "frames_dropped_total", "queue kind reason", "Not delivered; docs/api.md has the reasons."
     ),

@@ -1,8 +1,10 @@
 """The second half of the path: processed units in, encode, mux, into output segments.
 
 A processed picture is decoded (if the server sent it encoded) and encoded again in one call on a
-codec thread, under the source's pts; muxing is cheap and stays on the event loop. Sound joins
-here, in time with the video it belongs to (`output_audio`).
+codec thread, under the source's pts; muxing is cheap and stays on the event loop. Or, where that
+was asked for and can be done, the server's picture is muxed as it is (`copied_output`), and not
+decoded unless somebody wants to see it. Sound joins here, in time with the video it belongs to
+(`output_audio`).
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from relay.errors import MediaError
+from relay.media import h264
 from relay.media.access_unit import (
     CLOCK_RATE,
     AccessUnit,
@@ -20,15 +24,21 @@ from relay.media.access_unit import (
     MediaKind,
     RepeatPicture,
 )
+from relay.media.decode_backlog import DecodeBacklog
 from relay.media.decoder import VideoDecoder
+from relay.media.h264_stream import ParameterSets
 from relay.media.segment_encoder import SegmentChunk, TrickleSegmentEncoder
 from relay.observe.tally import Tally
 from relay.pipeline.codec_executor import CodecExecutor
+from relay.pipeline.copied_output import CopiedOutput
+from relay.pipeline.copy_switch import CopySwitch, Obstacle
 from relay.pipeline.output_audio import OutputAudio
 from relay.pipeline.output_rate import OutputRate
+from relay.pipeline.previews import LatePicture
 from relay.pipeline.processor import ProcessedUnit
 from relay.pipeline.publish import OutputSegment
 from relay.queues import MediaQueue, QueueClosed
+from relay.session.config import Coding
 from relay.stats import Histogram, RateMeter
 
 NEW_TIME_LINE = CLOCK_RATE
@@ -53,8 +63,11 @@ class Egress:
             video and the audio stream to announce.
         video_listed: tells whether the input has video now.
         audio_stream: tells the output's audio stream, None while there is none.
+        copying: whether what comes encoded goes out as it came.
+        request_keyframe: asks for the next processed unit to be a keyframe.
         on_decoded: told of each processed unit that came encoded whether it gave a picture.
-        on_picture: told on the event loop of the picture that goes out.
+        on_picture: told on the event loop of the picture that goes out, or of one that went out
+            without being decoded.
     """
 
     def __init__(
@@ -66,8 +79,10 @@ class Egress:
         video_listed: Callable[[], bool],
         audio_stream: Callable[[], ElementaryStream | None],
         *,
+        copying: CopySwitch | None = None,
+        request_keyframe: Callable[[], None] = lambda: None,
         on_decoded: Callable[[bool], None] = lambda _: None,
-        on_picture: Callable[[DecodedFrame], None] = lambda _: None,
+        on_picture: Callable[[DecodedFrame | LatePicture], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.encoded = RateMeter()
@@ -76,6 +91,19 @@ class Egress:
         """Processed pictures older than one that is out already; dropped."""
         self.repeated = 0
         """Pictures that were the one before again."""
+        self.copying = copying or CopySwitch(Coding.TRANSCODE)
+        self._copied = CopiedOutput(
+            self.copying,
+            self._needs_keyframe,
+            request_keyframe,
+            prevented=Obstacle.OUTPUT_FPS if isinstance(processed, OutputRate) else None,
+            clock=clock,
+        )
+        self._undecoded = DecodeBacklog()
+        self._parameter_sets = ParameterSets()
+        self._copied_sps = b""
+        self._codec = asyncio.Lock()
+        """Held while decoder and encoder work."""
         self._processed = processed
         self._segments = segments
         self._codecs = codecs
@@ -113,16 +141,12 @@ class Egress:
                 if not shown and not isinstance(processed, AccessUnit):
                     continue
                 self._picture_taken = self._picture_taken or shown
-                began_at = time.monotonic()
-                units = await self._codecs.run(self._transcode, processed, shown)
-                self.encoding.add(time.monotonic() - began_at)
-                if isinstance(processed, AccessUnit):
-                    self._on_decoded(self._decodable)
-                if units and self._shown is not None:
-                    self._on_picture(self._shown)
-                for unit in units:
-                    self.encoded.tick()
-                    self.audio.video(unit)
+                if not isinstance(processed, AccessUnit):
+                    self._copied.interrupt()
+                elif self._stays_encoded(processed, shown):
+                    await self._pass_on(processed, shown)
+                    continue
+                await self._encode(processed, shown)
         except QueueClosed:
             await self.audio.wait_end()
             self.audio.flush()
@@ -136,8 +160,74 @@ class Egress:
         """Free the codecs, once `run` has ended."""
         if self._encoder is not None:
             self._encoder.finish()
+        self._undecoded = DecodeBacklog()
         if self._decoder is not None:
             self._decoder.close()
+
+    async def _encode(self, processed: ProcessedUnit, shown: bool) -> None:
+        began_at = time.monotonic()
+        async with self._codec:
+            missed = self._undecoded.take()
+            units = await self._codecs.run(self._transcode, processed, shown, missed)
+        self.encoding.add(time.monotonic() - began_at)
+        if isinstance(processed, AccessUnit):
+            self._on_decoded(self._decodable)
+        if units and self._shown is not None:
+            self._on_picture(self._shown)
+        for unit in units:
+            self._mux(unit)
+
+    def _stays_encoded(self, unit: AccessUnit, shown: bool) -> bool:
+        if self.copying.wanted and unit.keyframe and not self._parameter_sets.complete(unit):
+            unit.keyframe = False
+        return self._copied.takes(unit, shown=shown)
+
+    async def _pass_on(self, unit: AccessUnit, shown: bool) -> None:
+        """Let a unit go out as it is, or, if it is not to be shown, not at all."""
+        unit.hidden = not shown
+        if not shown or not unit.keyframe:
+            self._undecoded.pass_by(unit, idr=unit.keyframe)
+        elif not await self._can_be_decoded(unit):
+            self._copied.undecodable()
+            return
+        if not shown:
+            return
+        if self._encoder is None:
+            self._encoder = await self._codecs.run(self._make_encoder, True, self._audio_stream())
+        new_parameters = unit.keyframe and self._parameter_sets.sps != self._copied_sps
+        self._copied_sps = self._parameter_sets.sps
+        self._encoder.pass_on(cut=new_parameters)
+        unit.data = h264.without_delimiter(unit.data)  # the muxer begins each unit with one
+        self._mux(unit)
+        self._on_picture(self._newest_picture)
+
+    async def _can_be_decoded(self, keyframe: AccessUnit) -> bool:
+        """Whether it gives a picture: nobody else would notice that a server sends rubbish. Costs
+        one picture a segment."""
+        self._undecoded.clear()
+        async with self._codec:
+            await self._codecs.run(self._catch_up, [keyframe])
+        self._on_decoded(self._decodable)
+        return self._decodable
+
+    def _mux(self, unit: AccessUnit) -> None:
+        self.encoded.tick()
+        self.audio.video(unit)
+        self._copied.look_ahead(unit.pts)
+
+    async def _newest_picture(self) -> DecodedFrame | None:
+        """The picture that went out last, decoded now, on the thread beside the others; None if it
+        can't be."""
+        async with self._codec:
+            missed = self._undecoded.take()
+            try:
+                await self._codecs.run_beside(self._catch_up, missed)
+            except MediaError:
+                return None  # the output has ended
+        return self._shown
+
+    def _needs_keyframe(self, pts: int) -> bool:
+        return self._encoder is None or self._encoder.needs_keyframe(pts)
 
     async def _next_unit(self) -> ProcessedUnit:
         while True:
@@ -160,7 +250,7 @@ class Egress:
         altogether."""
         if isinstance(unit, AccessUnit) and unit.hidden:
             return False
-        if isinstance(unit, RepeatPicture) and self._shown is None:
+        if isinstance(unit, RepeatPicture) and self._shown is None and not len(self._undecoded):
             return False
         last = self._last_pts
         if last is not None and unit.pts <= last:
@@ -172,12 +262,16 @@ class Egress:
         self._last_pts, self._last_arrived_at = unit.pts, unit.arrived_at
         return True
 
-    def _transcode(self, unit: ProcessedUnit, shown: bool) -> list[AccessUnit]:
+    def _transcode(
+        self, unit: ProcessedUnit, shown: bool, missed: list[AccessUnit]
+    ) -> list[AccessUnit]:
         """One processed unit to output access units; runs on a codec thread.
 
         Args:
             shown: False decodes only: later pictures refer to this one.
+            missed: what has to be decoded before.
         """
+        self._catch_up(missed)
         frames = self._pictures(unit)
         units: list[AccessUnit] = []
         if not shown:
@@ -194,11 +288,23 @@ class Egress:
             case AccessUnit():
                 return self._decode(unit)
             case RepeatPicture(pts, arrived_at):
-                assert self._shown is not None
+                if self._shown is None:
+                    return []
                 self.repeated += 1
                 return [DecodedFrame(self._shown.frame, pts, arrived_at)]
             case _:
                 return [unit]
+
+    def _catch_up(self, missed: list[AccessUnit]) -> None:
+        """Decode what was passed by; runs on a codec thread."""
+        if self._undecoded.lost:
+            self._undecoded.lost = False
+            if self._decoder is not None:
+                self._decoder.reset()
+        for unit in missed:
+            frames = self._decode(unit)
+            if frames and not unit.hidden:
+                self._shown = frames[-1]
 
     def _decode(self, unit: AccessUnit) -> list[DecodedFrame]:
         if self._decoder is None:
@@ -240,6 +346,8 @@ class Egress:
     def tally(self, tally: Tally) -> None:
         """Add what was counted and measured."""
         tally.count("frames_total", "encoded", "video", by=self.encoded.total)
+        tally.count("frames_copied_total", "egress", by=self.copying.copied)
+        tally.stands("sessions_copying", "egress", at=int(self.copying.copies))
         tally.measured("stage_duration_seconds", "encode", histogram=self.encoding)
 
     def status(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from relay.media.access_unit import AccessUnit
+from relay.pipeline.copy_switch import CopySwitch
 from relay.pipeline.output_audio import OutputAudio
 from relay.pipeline.processor import ProcessedUnit
 from relay.pipeline.publish import OutputSegment
@@ -19,8 +20,13 @@ class NoOutput:
     """Stands where `relay.pipeline.egress.Egress` and `relay.pipeline.publish.Publish` do."""
 
     def __init__(
-        self, processed: MediaQueue[ProcessedUnit], segments: MediaQueue[OutputSegment]
+        self,
+        processed: MediaQueue[ProcessedUnit],
+        segments: MediaQueue[OutputSegment],
+        copying: CopySwitch,
     ) -> None:
+        self.copying = copying
+        """Nothing is, as nothing goes out."""
         self.frames = self.encoded = RateMeter()
         """Processed pictures that came back."""
         self.problem: str | None = None

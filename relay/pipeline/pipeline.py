@@ -32,6 +32,7 @@ from relay.observe.event_hub import EventHub
 from relay.observe.tally import Tally
 from relay.pipeline.blank_source import BlankSource
 from relay.pipeline.codec_executor import CodecExecutor
+from relay.pipeline.copy_switch import CopySwitch, Obstacle
 from relay.pipeline.egress import Egress
 from relay.pipeline.ingest import Ingest
 from relay.pipeline.no_output import NoOutput
@@ -41,7 +42,7 @@ from relay.pipeline.publish import OutputSegment, Publish
 from relay.pipeline.viewing import Viewing
 from relay.processing.comfystream_processor import ReconnectPolicy
 from relay.queues import MediaQueue, OverflowPolicy
-from relay.session.config import AudioMode, OnOverload, SessionConfig
+from relay.session.config import AudioMode, Coding, OnOverload, SessionConfig
 from relay.session.health import Ages
 from relay.session.state import EndReason
 from relay.sound.server_sound import ServerSound
@@ -193,7 +194,8 @@ class Pipeline:
                 _publisher(config, resources), self._segments, tee=self.viewing.stream
             )
         else:
-            self._egress = self._publish = NoOutput(self._processed, self._segments)
+            nothing = CopySwitch(config.egress, Obstacle.NO_OUTPUT)
+            self._egress = self._publish = NoOutput(self._processed, self._segments, nothing)
         self._sound = Sound(config.audio, self._egress.audio, lambda: decoder.audio, server_sound)
         self._subscriber: TrickleSubscriber | None = None
         self._ingest: Ingest | BlankSource
@@ -271,6 +273,10 @@ class Pipeline:
     def limit_rate(self, fps: float) -> None:
         """Process so many pictures a second at the most from now on; 0 all."""
         self._limit.fps = fps
+
+    def set_coding(self, *, egress: Coding) -> None:
+        """Copy or transcode so from now on."""
+        self._egress.copying.mode = egress
 
     def queue_sizes(self) -> dict[str, int]:
         """How many items wait in each queue now."""
@@ -367,6 +373,7 @@ class Pipeline:
             "queue_capacities": {queue.name: queue.capacity for queue in self._queues()},
             "audio": self._sound.status(),
             "viewers": self.viewing.status(),
+            "copying": {"egress": self._egress.copying.status()},
             "input": self._ingest.status(),
             "output": self._publish.status() | self._egress.status(),
         }
@@ -382,6 +389,8 @@ class Pipeline:
             lambda video, audio: resources.make_segment_encoder(config, video=video, audio=audio),
             lambda: not config.input_stream_url or self._decoder.video is not None,
             lambda: self._sound.output_stream(),
+            copying=CopySwitch(config.egress),
+            request_keyframe=processor.request_keyframe,
             on_decoded=processor.see_decoded,
             on_picture=self.viewing.output.show,
         )

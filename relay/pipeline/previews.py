@@ -1,15 +1,15 @@
 """A picture of a session for people who look: the newest one, as JPEG, encoded while they look.
 
-Where the pipeline has a decoded picture it shows it here, which costs it an assignment. Nothing is
-encoded unless somebody asks; then on a thread of its own beside the codecs', once for all who ask
-for the same size within a tenth of a second.
+Where the pipeline has a picture it shows it here, which costs it an assignment; one that it has
+not decoded, with the means to. Nothing is decoded or encoded unless somebody asks; then on a thread
+of its own beside the codecs', once for all who ask for the same size within a tenth of a second.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from relay.media.access_unit import DecodedFrame
@@ -18,6 +18,8 @@ from relay.pipeline.codec_executor import CodecExecutor
 
 WIDTHS = (160, 320, 480, 640, 960, 1280, 1920)
 """Widths that a picture is made in, beside its own: few, so that viewers share them."""
+LatePicture = Callable[[], Awaitable[DecodedFrame | None]]
+"""Decodes the newest picture there is; None if it can't be."""
 KEPT_S = 0.5
 """A single JPEG may be so old; who wants them live says less."""
 
@@ -57,11 +59,11 @@ class PicturePreview:
         self._codecs = codecs
         self._jpegs = jpegs
         self._clock = clock
-        self._picture: DecodedFrame | None = None
+        self._picture: DecodedFrame | LatePicture | None = None
         self._made: dict[int, Jpeg] = {}
         self._making: dict[int, asyncio.Lock] = {}
 
-    def show(self, picture: DecodedFrame) -> None:
+    def show(self, picture: DecodedFrame | LatePicture) -> None:
         """The newest picture is this one. Its planes are read later, and never written."""
         if self.closed:
             return
@@ -78,7 +80,7 @@ class PicturePreview:
         Returns:
             None before the first picture and after the end.
         """
-        picture = self._picture
+        picture = await self._newest()
         if picture is None:
             return None
         wide = _width_for(picture.frame.width, width)
@@ -88,7 +90,7 @@ class PicturePreview:
                 made.number == self.number or self._clock() - made.made_at < max_age_s
             ):
                 return made
-            picture, number = self._picture, self.number
+            picture, number = await self._newest(), self.number
             if picture is None:
                 return None
             made_at = self._clock()
@@ -105,6 +107,10 @@ class PicturePreview:
         self._made.clear()
         self._making.clear()
         self._wake()
+
+    async def _newest(self) -> DecodedFrame | None:
+        picture = self._picture
+        return picture if picture is None or isinstance(picture, DecodedFrame) else await picture()
 
     def _wake(self) -> None:
         for watcher in self.watchers:

@@ -57,5 +57,9 @@ class FrameProcessor(Protocol):
     def see_decoded(self, decodable: bool) -> None:
         """Whether the unit put into `processed` last, if it was encoded, gave a picture."""
 
+    def request_keyframe(self) -> None:
+        """Ask for the next unit, if it comes encoded, to be one that decoding can begin with. It
+        may come late, or not at all."""
+
     def status(self) -> dict[str, Any]:
         """Plain values for the session's status."""

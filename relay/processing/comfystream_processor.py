@@ -176,6 +176,11 @@ class ComfyStreamProcessor:
         if self.link.client is not None:
             self.link.client.see_decoded(decodable)
 
+    def request_keyframe(self) -> None:
+        """See `FrameProcessor.request_keyframe`."""
+        if self.link.client is not None and self.link.state is LinkState.CONNECTED:
+            self.link.client.request_keyframe()
+
     def status(self) -> dict[str, Any]:
         """See `FrameProcessor.status`."""
         return self.link.status()

@@ -58,6 +58,17 @@ class AudioCodec(StrEnum):
     OPUS = "opus"
 
 
+class Coding(StrEnum):
+    """What becomes of coded pictures at one side of a session."""
+
+    TRANSCODE = "transcode"
+    """They are decoded and encoded."""
+    COPY = "copy"
+    """They are passed on as they are, wherever that is possible."""
+    AUTO = "auto"
+    """The same, and not soon again where it did not last."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamNames:
     """What an orchestrator and its gateway call a stream; in what they are told of it."""
@@ -100,6 +111,8 @@ class SessionConfig:
     """Pictures a second on the output; 0 as they come."""
     max_fps: float = 0.0
     """Pictures a second that are processed at the most; 0 all."""
+    egress: Coding = Coding.TRANSCODE
+    """Of what ComfyStream returns, on its way to the output."""
     audio: AudioMode = AudioMode.BYPASS
     """Never `auto` here."""
     audio_codec: AudioCodec = AudioCodec.AAC

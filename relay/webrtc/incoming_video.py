@@ -7,8 +7,11 @@ told which frame it is (`media.timeline`).
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
 
 from aiortc import RTCRtpReceiver
 
@@ -19,6 +22,10 @@ from relay.webrtc import aiortc_internals
 from relay.webrtc.assembly import AccessUnitAssembler, AssembledUnit
 from relay.webrtc.frame_ledger import FrameLedger
 from relay.webrtc.pacing import FlightControl
+
+_connections = itertools.count()
+_UNITS_OF_A_CONNECTION = 1 << 32
+"""More than there are: no number of one connection's units follows upon another's."""
 
 RETURNED_STREAM = ElementaryStream(MediaKind.VIDEO, "h264", 0x1B)
 
@@ -49,6 +56,7 @@ class IncomingVideo:
         self._clock = clock
         self._receiver: RTCRtpReceiver | None = None
         self._last_pts = 0
+        self._number = next(_connections) * _UNITS_OF_A_CONNECTION
         self._feedback: set[asyncio.Task[None]] = set()
         self._assembler = AccessUnitAssembler(
             self._assembled, self._ask_again, release_on_marker=release_on_marker, clock=clock
@@ -64,6 +72,10 @@ class IncomingVideo:
         """Ask the server for an IDR; it comes with its next frame."""
         if self._receiver is not None:
             await aiortc_internals.request_keyframe(self._receiver)
+
+    def want_keyframe(self) -> None:
+        """As `request_keyframe`, for those who can't wait until it is sent."""
+        self._in_background(self.request_keyframe())
 
     def ask_for_tail(self) -> None:
         """Ask for packets that may be lost though nothing that came shows it."""
@@ -86,47 +98,61 @@ class IncomingVideo:
             return  # a delimiter or parameter sets alone: no picture
         self.last_unit_at = unit.arrived_at
         self._ledger.returned.tick()
-        hits = self._ledger.identifier.identify(unit.timestamp, unit.arrived_at, unit)
+        self._number += 1
+        numbered = _NumberedUnit(unit, self._number)
+        hits = self._ledger.identifier.identify(unit.timestamp, unit.arrived_at, numbered)
         for hit in hits:
             self._deliver(hit)
         if not hits:
             self._flight.wake()
             if self._ledger.identifier.resolved:
-                self._hide(unit)
+                self._hide(numbered)
 
     def _deliver(self, hit: Identified) -> None:
         unit, sent = hit.returned, hit.sent
-        assert isinstance(unit, AssembledUnit)
-        self._flight.returned(sent.sent_at, unit.arrived_at)
-        self._ledger.round_trip.add(unit.arrived_at - sent.sent_at)
+        assert isinstance(unit, _NumberedUnit)
+        self._flight.returned(sent.sent_at, unit.coded.arrived_at)
+        self._ledger.round_trip.add(unit.coded.arrived_at - sent.sent_at)
         if sent.source_pts is None:
             self._hide(unit)  # a repeat of ours: the picture was output already
             return
         self._last_pts = sent.source_pts
         self._on_unit(_access_unit(unit, sent.source_pts, sent.arrived_at))
 
-    def _hide(self, unit: AssembledUnit) -> None:
-        hidden = _access_unit(unit, self._last_pts, unit.arrived_at)
+    def _hide(self, unit: _NumberedUnit) -> None:
+        hidden = _access_unit(unit, self._last_pts, unit.coded.arrived_at)
         hidden.hidden = True
         self._on_unit(hidden)
 
     def _ask_again(self, sequence_numbers: list[int]) -> None:
         if self._receiver is None:
             return
-        task = asyncio.ensure_future(
+        self._in_background(
             aiortc_internals.request_retransmission(self._receiver, sequence_numbers)
         )
+
+    def _in_background(self, feedback: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(feedback)
         self._feedback.add(task)
         task.add_done_callback(self._feedback.discard)
 
 
-def _access_unit(unit: AssembledUnit, pts: int, arrived_at: float) -> AccessUnit:
+@dataclass(frozen=True, slots=True)
+class _NumberedUnit:
+    coded: AssembledUnit
+    number: int
+    """See `AccessUnit.number`."""
+
+
+def _access_unit(unit: _NumberedUnit, pts: int, arrived_at: float) -> AccessUnit:
+    coded = unit.coded
     return AccessUnit(
         RETURNED_STREAM,
-        unit.data,
+        coded.data,
         pts=pts,
         dts=pts,
-        keyframe=h264.is_idr(unit.data),
-        damaged=unit.damaged,
+        keyframe=h264.is_idr(coded.data),
+        damaged=coded.damaged,
         arrived_at=arrived_at,
+        number=unit.number,
     )

@@ -15,6 +15,7 @@ from relay.session import journal as session_journal
 from relay.session.config import (
     AudioCodec,
     AudioMode,
+    Coding,
     FallbackMode,
     Fit,
     OnOverload,
@@ -38,6 +39,7 @@ FULL = SessionConfig(
     on_overload=OnOverload.WAIT,
     output_fps=25.0,
     max_fps=24.0,
+    egress=Coding.COPY,
     audio=AudioMode.PROCESS,
     audio_codec=AudioCodec.OPUS,
     sends_audio=True,

@@ -1,0 +1,59 @@
+"""What is kept of pictures that were not decoded."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.media import decode_backlog
+from relay.media.access_unit import AccessUnit
+from relay.media.decode_backlog import DecodeBacklog
+from relay.media.encoder import H264_STREAM
+
+
+def unit(number: int, data: bytes = b"x") -> AccessUnit:
+    return AccessUnit(H264_STREAM, data, number, number)
+
+
+def numbers(units: list[AccessUnit]) -> list[int]:
+    return [one.pts for one in units]
+
+
+def test_all_since_the_last_idr_picture_once() -> None:
+    """What came before it is not needed; what was taken is not there any more."""
+    backlog = DecodeBacklog()
+    for number in range(10):
+        backlog.pass_by(unit(number), idr=number in (0, 6))
+    assert len(backlog) == 4
+    assert numbers(backlog.take()) == [6, 7, 8, 9]
+    assert backlog.take() == []
+    backlog.pass_by(unit(10), idr=False)
+    assert numbers(backlog.take()) == [10]
+
+
+def test_up_to_one_of_them() -> None:
+    """And nothing if that one is not there."""
+    backlog = DecodeBacklog()
+    units = [unit(number) for number in range(5)]
+    for one in units:
+        backlog.pass_by(one, idr=one is units[0])
+    assert backlog.take(unit(2)) == [], "an equal one is another one"
+    assert numbers(backlog.take(units[2])) == [0, 1, 2]
+    assert backlog.take(units[1]) == []
+    assert numbers(backlog.take()) == [3, 4]
+
+
+@pytest.mark.parametrize(("most_units", "most_bytes"), [(3, 1000), (1000, 30)])
+def test_what_is_too_long_is_let_go_of(
+    monkeypatch: pytest.MonkeyPatch, most_units: int, most_bytes: int
+) -> None:
+    """Until the next IDR picture nothing is kept, and whoever decodes is told."""
+    monkeypatch.setattr(decode_backlog, "MOST_UNITS", most_units)
+    monkeypatch.setattr(decode_backlog, "MOST_BYTES", most_bytes)
+    backlog = DecodeBacklog()
+    for number in range(6):
+        backlog.pass_by(unit(number, b"x" * 10), idr=number == 0)
+    assert backlog.lost
+    assert backlog.take() == []
+    backlog.pass_by(unit(6, b"x" * 10), idr=True)
+    assert not backlog.lost
+    assert numbers(backlog.take()) == [6]
