@@ -15,7 +15,7 @@ from relay.comfystream.signalling import exchange_offer
 from relay.errors import ProcessingError, TrickleError
 from relay.media.access_unit import CLOCK_RATE, DecodedFrame
 from relay.media.picture import black_picture
-from relay.pipeline.pipeline import PipelineResources
+from relay.pipeline.resources import PipelineResources
 from relay.queues import MediaQueue
 from relay.tasks import cancel_and_wait
 from relay.trickle.publisher import TricklePublisher

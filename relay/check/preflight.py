@@ -27,7 +27,7 @@ from relay.config.warnings import security_warnings
 from relay.errors import RelayError
 from relay.media.self_test import TESTS, try_codec
 from relay.outbound_http import RuledResolver, open_http
-from relay.pipeline.pipeline import PipelineResources
+from relay.pipeline.resources import PipelineResources
 from relay.redaction import mask_credentials
 
 RESOLVE_TIMEOUT_S = 5.0

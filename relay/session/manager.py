@@ -21,7 +21,7 @@ from relay.observe.session_logs import SessionLogs
 from relay.observe.tally import Tally
 from relay.observe.watcher import Watcher
 from relay.outbound_http import RuledResolver, open_http
-from relay.pipeline.pipeline import PipelineResources
+from relay.pipeline.resources import PipelineResources
 from relay.processing.server_choice import ServerChoice
 from relay.session.config import SessionConfig
 from relay.session.journal import SessionJournal, close_channels

@@ -21,7 +21,8 @@ from relay.errors import RelayError, RequestError
 from relay.log_limit import LimitedLog
 from relay.observe.event_hub import EventKind
 from relay.observe.session_watch import SessionWatch
-from relay.pipeline.pipeline import Pipeline, PipelineResources
+from relay.pipeline.pipeline import Pipeline
+from relay.pipeline.resources import PipelineResources
 from relay.processing.comfystream_processor import ComfyStreamProcessor
 from relay.processing.link_record import LinkState
 from relay.processing.server_move import OtherServers

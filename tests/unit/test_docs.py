@@ -18,7 +18,7 @@ from relay.api.app import build_app
 from relay.api.models import StartRequest
 from relay.config.settings import Settings, variable_name
 from relay.observe.event_hub import EventKind
-from relay.pipeline.pipeline import PipelineResources
+from relay.pipeline.resources import PipelineResources
 from relay.processing.link_record import LinkState
 from relay.session import manager as sessions_module
 from relay.session.config import Fit, SessionConfig

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from relay.config.settings import Settings
-from relay.pipeline.pipeline import PipelineResources
+from relay.pipeline.resources import PipelineResources
 from relay.session.config import SessionConfig
 from relay.session.session import Session
 from relay.session.state import TRANSITIONS, SessionState
