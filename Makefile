@@ -6,10 +6,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test fuzz check format bench soak clean openapi
+.PHONY: help install run demo test fuzz check format bench bench-capacity soak clean openapi
 
 help: ## list these targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 $(STAMP): requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -44,6 +44,9 @@ format: $(STAMP) ## let ruff format and fix what it can
 
 bench: $(STAMP) ## added delay, loss and cost of one session
 	@$(BIN)/python -m bench.latency
+
+bench-capacity: $(STAMP) ## sessions that one core carries, their delay, loss and cost
+	@$(BIN)/python -m bench.capacity
 
 MINUTES ?= 60
 soak: $(STAMP) ## sessions under random faults for MINUTES=60

@@ -128,18 +128,23 @@ def heading(options: RunOptions) -> str:
 def as_json(options: RunOptions, runs: dict[str, Sequence[RunResult]]) -> dict[str, Any]:
     """Everything that was measured, and on what."""
     return {
-        "machine": {
-            "cpu": _cpu_model(),
-            "cores": os.cpu_count(),
-            "load_average": os.getloadavg(),
-            "system": platform.platform(),
-            "python": platform.python_version(),
-            "aiortc": aiortc.__version__,
-            "pyav": av.__version__,
-        },
+        "machine": machine(),
         "options": asdict(options) | {"environment": dict(options.environment)},
         "goals": {figure.name: figure.goal for figure in FIGURES if figure.goal is not None},
         "runs": {name: [asdict(result) for result in results] for name, results in runs.items()},
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What figures come from."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "aiortc": aiortc.__version__,
+        "pyav": av.__version__,
     }
 
 

@@ -225,7 +225,9 @@ async def stage(servers: int, **settings: Any) -> AsyncIterator[Stage]:
         for server in started:
             exit_stack.push_async_callback(server.stop)
             await server.start()
-        runner = web.AppRunner(create_app(Settings(**settings)), access_log=None)
+        runner = web.AppRunner(
+            create_app(Settings(**{"max_load": 0.0, **settings})), access_log=None
+        )
         await runner.setup()
         exit_stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", 0).start()

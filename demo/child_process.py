@@ -23,8 +23,8 @@ class ChildError(Exception):
 class Child:
     """One Python program in a process of its own, its output in a log file.
 
-    Children are in process groups of their own, so Ctrl-C in the terminal reaches only the
-    parent, which ends them in good order.
+    Children are in sessions of their own, so Ctrl-C in the terminal reaches only the parent, which
+    ends them in good order.
 
     Args:
         name: how messages call it, e.g. ``relay``.
@@ -62,7 +62,7 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                process_group=0,
+                start_new_session=True,
             )
 
     async def event(self) -> dict[str, Any]:
