@@ -170,6 +170,12 @@ class FakeSessions:
             "load": 0.0,
             "codec_load": 0.0,
             "event_loop_lag_ms": 0.0,
+            "problem": None,
+            "max_load": None,
+            "cores": 2.0,
+            "cpu": 0.0,
+            "event_loop_cpu": 0.0,
+            "codec_wait_ms": 0.0,
         }
 
     def health(self) -> dict[str, Any]:

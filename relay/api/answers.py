@@ -199,6 +199,12 @@ class Capacity(Answer):
     load: float
     codec_load: float
     event_loop_lag_ms: float
+    problem: str | None
+    max_load: float | None
+    cores: float | None
+    cpu: float
+    event_loop_cpu: float
+    codec_wait_ms: float
 
 
 class Ready(Answer):

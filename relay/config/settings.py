@@ -142,6 +142,14 @@ class Settings(BaseSettings):
     max_sessions: int = Field(
         0, ge=0, description="Most sessions at a time; more are answered 503. 0: no limit."
     )
+    max_load: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of the CPU that sessions may take; one that would take more is answered"
+        " 503, as is one that comes while frames wait too long. 0: no limit.",
+    )
     text_workflow: Path | None = Field(
         None,
         description='File with the workflow, in API format, that `{"text"}` prompts are put'
@@ -159,7 +167,8 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=256,
-        description="Threads that decode and encode, all sessions together; 0: one a CPU core.",
+        description="Threads that decode and encode, all sessions together; 0: one a CPU core that"
+        " the process may use.",
     )
     input_timeout_s: Seconds = Field(
         60.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from statistics import fmean
 
 from relay.stats import Histogram
 from relay.tasks import cancel_and_wait
@@ -36,6 +37,12 @@ class LoopLag:
     def worst_s(self) -> float:
         """The largest of the last ten seconds."""
         return max(self._recent, default=0.0)
+
+    def lately_s(self, seconds: float) -> float:
+        """The mean of the last so many seconds."""
+        count = max(1, round(seconds / self._interval_s))
+        recent = list(self._recent)[-count:]
+        return fmean(recent) if recent else 0.0
 
     @property
     def lagging(self) -> bool:

@@ -57,14 +57,23 @@ _ALL = (
     _gauge("ready", "", "1 while a session could be started, else 0."),
     _gauge("sessions_max", "", "RELAY_MAX_SESSIONS; not there without a limit."),
     _counter("sessions_started_total", "", "Sessions begun."),
+    _counter("sessions_refused_total", "code", "Starts answered 503, by their code."),
     _counter("sessions_ended_total", "reason", "Sessions that have ended, by end_reason."),
     _counter("http_requests_total", "route method status", "Requests answered."),
     Family(
         "event_loop_lag_seconds", Kind.HISTOGRAM, (), "How late the event loop came to a timer."
     ),
+    _gauge("cores", "", "CPU cores that the process may use; may be a fraction."),
+    _gauge(
+        "load",
+        "of",
+        "Of the last second, 1 is all: cpu (of the cores), event_loop (CPU of its thread), strain"
+        " (what frames wait, by what they may; above 1 they come too late).",
+    ),
     _gauge("codec_threads", "", "Threads that decode and encode."),
     _gauge("codec_calls", "", "Codec calls that run or wait."),
     _counter("codec_busy_seconds_total", "", "Time that the codec threads worked, together."),
+    Family("codec_wait_seconds", Kind.HISTOGRAM, (), "Waits of codec calls for a thread."),
     _gauge("event_listeners", "", "Who listens to events."),
     _counter(
         "event_listeners_dropped_total", "", "Listeners let go of because they were too slow."

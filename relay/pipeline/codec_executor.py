@@ -9,12 +9,14 @@ cancels may close the codec at once.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+from relay.cores import usable_cores
+from relay.stats import Histogram
 
 T = TypeVar("T")
 
@@ -26,11 +28,13 @@ class CodecExecutor:
     """A small thread pool for codec calls.
 
     Args:
-        threads: how many calls may run at once; 0 takes one per core.
+        threads: how many calls may run at once; 0 takes one per core that may be used.
     """
 
     def __init__(self, threads: int = 0) -> None:
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads or max(1, round(usable_cores()))
+        self.waiting = Histogram()
+        """Of calls, for a thread."""
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="codec")
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="codec-beside")
         self._busy_s = 0.0
@@ -43,7 +47,7 @@ class CodecExecutor:
         """Run `call(*args)` on a codec thread and give back its result or raise its error."""
         self._calls += 1
         try:
-            return await self._run(self._pool, self._timed, call, *args)
+            return await self._run(self._pool, self._timed, time.perf_counter(), call, *args)
         finally:
             self._calls -= 1
 
@@ -63,6 +67,12 @@ class CodecExecutor:
         return self._calls
 
     @property
+    def waits(self) -> tuple[int, float]:
+        """How many calls have got a thread, and the seconds that they waited for it, together."""
+        with self._busy_lock:
+            return sum(self.waiting.counts), self.waiting.sum_s
+
+    @property
     def load(self) -> float:
         """Share of their time in which the threads worked lately, 0.0 to 1.0."""
         now, (since, busy_s) = time.monotonic(), self._load_from
@@ -76,8 +86,10 @@ class CodecExecutor:
         self._beside.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _timed(self, call: Callable[..., T], *args: object) -> T:
+    def _timed(self, asked_at: float, call: Callable[..., T], *args: object) -> T:
         began_at = time.perf_counter()
+        with self._busy_lock:
+            self.waiting.add(began_at - asked_at)
         try:
             return call(*args)
         finally:

@@ -16,6 +16,7 @@ from relay.config.values import parse_ports
 from relay.errors import BusyError, RelayError, RequestError
 from relay.host_rules import HostNotAllowedError
 from relay.observe.event_hub import EventHub, EventKind
+from relay.observe.load_meter import Load, LoadMeter
 from relay.observe.loop_lag import LoopLag
 from relay.observe.session_logs import SessionLogs
 from relay.observe.tally import Tally
@@ -23,6 +24,7 @@ from relay.observe.watcher import Watcher
 from relay.outbound_http import RuledResolver, open_http
 from relay.pipeline.resources import PipelineResources
 from relay.processing.server_choice import ServerChoice
+from relay.session.admission import Admission
 from relay.session.config import SessionConfig
 from relay.session.journal import SessionJournal, close_channels
 from relay.session.session import Session
@@ -55,6 +57,8 @@ class SessionManager:
         self._settings = settings
         self._watcher = Watcher(self.events, self.list, self._relay_status)
         self._loop_lag = LoopLag()
+        self._load: LoadMeter | None = None
+        self._admission = Admission(settings.max_load)
         self._past = Tally()
         """Of the sessions that have ended."""
         self._reserved = 0
@@ -86,6 +90,8 @@ class SessionManager:
         self._servers.start()
         self._watcher.start()
         self._loop_lag.start()
+        self._load = LoadMeter(resources.codecs, self._loop_lag, self._note_load)
+        self._load.start()
         self._journal = SessionJournal(resources.journal)
         await self._take_over(self._journal, resources)
 
@@ -101,13 +107,17 @@ class SessionManager:
             await running[0].wait_ended()
 
     def why_not_ready(self) -> BusyError | None:
-        """What a session that is started now would be told: starting, draining or full."""
+        """What a session that is started now would be told: draining, full or overloaded."""
+        return self._why_not_another(len(self.list()) + self._reserved)
+
+    def _why_not_another(self, sessions: int) -> BusyError | None:
+        """Why there could not be one more than `sessions`."""
         if self._resources is None or self._draining:
             return BusyError("the relay is not taking sessions now; try again", code="draining")
         limit = self._settings.max_sessions
         if limit and len(self.list()) >= limit:
             return BusyError(f"all {limit} sessions are taken; stop one or try later", code="full")
-        return None
+        return self._admission.refusal(sessions)
 
     def why_unready(self) -> BusyError | None:
         """Why no session should be sent here now: as `why_not_ready`, or the event loop lags."""
@@ -124,7 +134,11 @@ class SessionManager:
         """Tasks of the relay's own that should run and do not; empty while all is well."""
         if self._resources is None:
             return []
-        supervisors = {"watcher": self._watcher.alive, "loop_lag": self._loop_lag.alive}
+        supervisors = {
+            "watcher": self._watcher.alive,
+            "loop_lag": self._loop_lag.alive,
+            "load": self._load is not None and self._load.alive,
+        }
         return [name for name, alive in supervisors.items() if not alive]
 
     def occupancy(self) -> dict[str, Any]:
@@ -132,13 +146,21 @@ class SessionManager:
         active, most = len(self.list()), self._settings.max_sessions
         codec_load = self._resources.codecs.load if self._resources is not None else 0.0
         taken = (active + self._reserved) / most if most else 0.0
+        now = self._load.now if self._load is not None else Load()
+        problem = self.why_not_ready()
         return {
             "active": active,
             "reserved": self._reserved,
             "max": most or None,
-            "load": round(min(1.0, max(taken, codec_load)), 3),
+            "load": round(min(1.0, max(taken, codec_load, now.work, now.strain)), 3),
             "codec_load": round(codec_load, 3),
             "event_loop_lag_ms": round(self._loop_lag.worst_s * 1000, 1),
+            "problem": problem.code if problem else None,
+            "max_load": self._settings.max_load or None,
+            "cores": round(self._load.cores, 2) if self._load is not None else None,
+            "cpu": round(now.cpu, 3),
+            "event_loop_cpu": round(now.loop, 3),
+            "codec_wait_ms": round(now.codec_wait_s * 1000, 1),
         }
 
     def health(self) -> dict[str, Any]:
@@ -179,6 +201,11 @@ class SessionManager:
         if self._settings.max_sessions:
             own.stands("sessions_max", at=self._settings.max_sessions)
         own.measured("event_loop_lag_seconds", histogram=self._loop_lag.histogram)
+        if self._load is not None:
+            own.stands("cores", at=self._load.cores)
+            own.stands("load", "cpu", at=self._load.now.cpu)
+            own.stands("load", "event_loop", at=self._load.now.loop)
+            own.stands("load", "strain", at=self._load.now.strain)
         own.stands("event_listeners", at=self.events.listeners)
         own.count("event_listeners_dropped_total", by=self.events.listeners_too_slow)
         if self._resources is not None:
@@ -186,6 +213,7 @@ class SessionManager:
             own.stands("codec_threads", at=codecs.threads)
             own.stands("codec_calls", at=codecs.calls)
             own.count("codec_busy_seconds_total", by=codecs.busy_s)
+            own.measured("codec_wait_seconds", histogram=codecs.waiting)
         for server in self.servers():
             own.stands("servers", server["state"])
         return own
@@ -210,6 +238,8 @@ class SessionManager:
         if self._servers is not None:
             await self._servers.aclose()
         await self._watcher.aclose()
+        if self._load is not None:
+            await self._load.aclose()
         await self._loop_lag.aclose()
         self.events.close()
         resources, self._resources = self._resources, None
@@ -220,13 +250,16 @@ class SessionManager:
         """Make a session and return at once; it connects in the background.
 
         Raises:
-            BusyError: full, starting or draining; no server of the pool is free.
+            BusyError: full, overloaded, starting or draining; no server of the pool is free.
             RequestError: 403 `host_not_allowed`; 409 `output_in_use`: another session writes
                 that channel.
         """
         self._reserved += 1
         try:
             return await self._start(config)
+        except BusyError as error:
+            self._past.count("sessions_refused_total", error.code, by=1)
+            raise
         finally:
             self._reserved -= 1
 
@@ -351,6 +384,13 @@ class SessionManager:
             reason = session.end_reason.value if session.end_reason else "unknown"
             self._past.count("sessions_ended_total", reason, by=1)
 
+    def _note_load(self, load: Load) -> None:
+        sessions, refused = len(self.list()), self._admission.refusing
+        self._admission.note(load, sessions)
+        if self._admission.refusing is not refused:
+            problem = "overloaded" if self._admission.refusing else None
+            self.events.publish(EventKind.RELAY, problem=problem, sessions=sessions)
+
     def _relay_status(self) -> dict[str, Any]:
         problem = self.why_not_ready()
         return {
@@ -374,7 +414,7 @@ class SessionManager:
             self._servers.note_failure(url, session.report.problem)
 
     def _require_ready(self) -> PipelineResources:
-        problem = self.why_not_ready()
+        problem = self._why_not_another(len(self.list()) + max(0, self._reserved - 1))
         if problem is not None:
             raise problem
         assert self._resources is not None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -15,8 +17,12 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from relay.api.metrics_routes import metrics_app
 from relay.config.settings import Settings
+from relay.errors import BusyError
+from relay.observe.event_hub import EventKind
+from relay.observe.load_meter import Load
 from relay.observe.loop_lag import LAGGING_S, LoopLag
 from relay.observe.tally import Tally
+from relay.session.admission import WINDOW_S
 from relay.session.config import SessionConfig
 from relay.session.manager import SessionManager
 from tests.e2e.relay_process import relay_process
@@ -187,6 +193,48 @@ async def test_a_loop_that_lags_is_not_ready_and_recovers() -> None:
             lag.note(0.001)
         assert found.why_unready() is None
         assert found.occupancy()["event_loop_lag_ms"] == 1.0
+
+
+async def test_a_busy_relay_takes_no_session_and_says_so() -> None:
+    """503 `overloaded` for a start and for `/readyz`, told once at its beginning and its end; those
+    that run go on."""
+    async with manager() as found:
+        session = await found.start_session(CONFIG)
+        listener = found.events.listen(None)
+        assert listener is not None
+        for _ in range(WINDOW_S):
+            found._note_load(Load(cpu=0.95))
+        with pytest.raises(BusyError) as caught:
+            await found.start_session(replace(CONFIG, output_stream_url="http://127.0.0.1:1/out2"))
+        assert caught.value.code == "overloaded"
+        assert (found.why_unready() or pytest.fail("ready")).code == "overloaded"
+        assert found.occupancy()["problem"] == "overloaded"
+        assert not session.state.final
+        for _ in range(WINDOW_S):
+            found._note_load(Load(cpu=0.1))
+        assert found.why_unready() is None
+        assert found.occupancy()["problem"] is None
+        [(_, own), *_] = await found.tallies()
+        assert own.totals["sessions_refused_total", ("overloaded",)] == 1
+        told: list[Any] = []
+        async with asyncio.timeout(5.0):
+            while len(told) < 2:
+                if (event := await listener.get()).kind is EventKind.RELAY:
+                    told.append(json.loads(event.data)["problem"])
+        assert told == ["overloaded", None]
+
+
+async def test_a_start_counts_itself_once() -> None:
+    """Two at 30 % leave room for a third, though the third is already being started."""
+    async with manager() as found:
+        for number in range(2):
+            await found.start_session(
+                replace(CONFIG, output_stream_url=f"http://127.0.0.1:1/out{number}")
+            )
+        for _ in range(WINDOW_S):
+            found._note_load(Load(cpu=0.58))
+        await found.start_session(CONFIG)
+        assert len(found.list()) == 3
 
 
 async def test_the_lag_is_measured() -> None:

@@ -34,6 +34,7 @@ LEVELS = {
     "relay.backoff": 0,
     "relay.build": 0,
     "relay.config": 0,
+    "relay.cores": 0,
     "relay.errors": 0,
     "relay.host_rules": 0,
     "relay.journal": 0,
