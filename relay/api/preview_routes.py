@@ -34,6 +34,7 @@ SEND_BUFFER_BYTES = 256 << 10
 WIDEST = 4096
 BOUNDARY = "picture"
 NO_PICTURE_RETRY_S = 1
+RESTING_RETRY_S = 10
 
 PICTURE_ERRORS = (404, 410, 422, 503)
 WIDTH = {
@@ -159,7 +160,7 @@ async def _jpg(request: web.Request, end: str) -> web.StreamResponse:
         jpeg = await preview.jpeg(width)
     if jpeg is None:
         _require_open(viewing)
-        raise _no_picture(end)
+        raise _resting() if preview.resting else _no_picture(end)
     return web.Response(
         body=jpeg.data,
         content_type="image/jpeg",
@@ -329,4 +330,12 @@ def _no_picture(end: str) -> BusyError:
         f"there is no picture of the {end} yet; the session's status says what it waits for",
         code="no_picture_yet",
         retry_after_s=NO_PICTURE_RETRY_S,
+    )
+
+
+def _resting() -> BusyError:
+    return BusyError(
+        "the relay has too much to do to make pictures for people; GET /capacity tells of its load",
+        code="overloaded",
+        retry_after_s=RESTING_RETRY_S,
     )

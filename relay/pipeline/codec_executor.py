@@ -35,6 +35,8 @@ class CodecExecutor:
         self.threads = threads or max(1, round(usable_cores()))
         self.waiting = Histogram()
         """Of calls, for a thread."""
+        self.beside_rests = False
+        """Whether nothing should be run beside the media now: there is too much to do."""
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="codec")
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="codec-beside")
         self._busy_s = 0.0

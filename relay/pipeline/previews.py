@@ -63,6 +63,11 @@ class PicturePreview:
         self._made: dict[int, Jpeg] = {}
         self._making: dict[int, asyncio.Lock] = {}
 
+    @property
+    def resting(self) -> bool:
+        """Whether no JPEGs are made: the relay has too much to do."""
+        return self._codecs.beside_rests
+
     def show(self, picture: DecodedFrame | LatePicture) -> None:
         """The newest picture is this one. Its planes are read later, and never written."""
         if self.closed:
@@ -78,8 +83,10 @@ class PicturePreview:
             width: in pixels; made as wide as the next of `WIDTHS`, and never wider than it is.
 
         Returns:
-            None before the first picture and after the end.
+            None before the first picture, after the end, and while it is `resting`.
         """
+        if self.resting:
+            return None
         picture = await self._newest()
         if picture is None:
             return None
