@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from contextlib import AsyncExitStack
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from bench.process_cost import cpu_seconds, peak_memory_mb
 from bench.session_run import free_port
 from demo.child_process import Child, ChildError
 from demo.start_session import INVERT
+from demo.test_pattern import picture_size
 from relay.config.settings import LogLevel
 from relay.observe.log import configure_logging
 from relay.tasks import cancel_and_wait
@@ -65,7 +67,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         trickle_port, relay_port = free_port(), free_port()
         trickle = f"http://127.0.0.1:{trickle_port}"
         api = f"http://127.0.0.1:{relay_port}"
-        width, height = 512, 512
+        width, height = arguments.size
         async with asyncio.timeout(START_TIMEOUT_S):
             await start("trickle", "-m", "relay.trickle.server", "--port", str(trickle_port))
             await _answering(http, trickle)
@@ -81,6 +83,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 "source",
                 *("-m", "demo.test_pattern", f"{trickle}/live"),
                 *("--jitter-ms", f"{arguments.jitter_ms:g}"),
+                *("--size", f"{width}x{height}", "--fps", str(arguments.fps)),
             )
             await source.event()
         await asyncio.sleep(_SETTLE_S)
@@ -98,7 +101,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         if not answer["success"]:
             raise ChildError(f"the relay refuses the session: {answer['error']}")
         status_url = f"{api}/session/{answer['session_id']}/status"
-        probe = SyncProbe(f"{trickle}/live-processed", width, height)
+        probe = SyncProbe(f"{trickle}/live-processed", width, height, arguments.fps)
         watching = asyncio.create_task(probe.run())
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
@@ -125,6 +128,8 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "codec": session["audio"]["codec_out"],
             "prompts": prompts,
             "jitter_ms": arguments.jitter_ms,
+            "size": f"{width}x{height}",
+            "fps": str(arguments.fps),
             **probe.figures.summary(),
             "relay_cpu_percent": round(100 * cpu_s / elapsed_s, 1),
             "relay_peak_memory_mb": [round(memory_before, 1), round(peak_memory_mb(relay.pid), 1)],
@@ -176,6 +181,8 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--jitter-ms", type=float, default=40.0, help="of the source's chunks")
+    parser.add_argument("--size", type=picture_size, default=(512, 512), metavar="WIDTHxHEIGHT")
+    parser.add_argument("--fps", type=Fraction, default=Fraction(30))
     parser.add_argument("--audio", choices=["bypass", "process"], default="bypass")
     parser.add_argument("--codec", choices=["aac", "opus"], default="aac", help="processed sound")
     parser.add_argument(

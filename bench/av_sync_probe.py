@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -97,17 +98,19 @@ class SyncProbe:
     """Reads a channel to its end, or until it is cancelled.
 
     Args:
-        width, height: of its pictures.
+        width, height, fps: of its pictures.
         settle_s: media time from the first picture on that is not looked at.
     """
 
-    def __init__(self, url: str, width: int, height: int, settle_s: float = 3.0) -> None:
+    def __init__(
+        self, url: str, width: int, height: int, fps: Fraction, settle_s: float = 3.0
+    ) -> None:
         self.figures = SyncFigures()
         self.first_picture = asyncio.Event()
         self._url = url
         self._settle_ticks = round(settle_s * CLOCK_RATE)
         self._flash_area = _flash_area(width, height)
-        self._source = PatternOptions(width, height)
+        self._source = PatternOptions(width, height, fps)
         self._video = VideoDecoder()
         self._audio = AudioDecoder()
         self._from_pts: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,10 @@ async def test_sound_through_the_server_is_in_step() -> None:
 @pytest.mark.parametrize("late_ms", [0, 40, -25])
 def test_a_shift_of_the_sound_is_measured(late_ms: int) -> None:
     """The pattern itself, its sound moved: the offset is that, to a millisecond."""
-    demuxer, probe = TsDemuxer(), SyncProbe("http://nowhere/live", 256, 256, settle_s=0.5)
+    demuxer, probe = (
+        TsDemuxer(),
+        SyncProbe("http://nowhere/live", 256, 256, Fraction(30), settle_s=0.5),
+    )
     for chunk in generate(PatternOptions(256, 256, frames=150)):
         units = demuxer.feed(chunk.data, 0.0)
         for unit in units:
