@@ -14,7 +14,6 @@ from typing import Any
 from relay.media.access_unit import CLOCK_RATE, DecodedFrame
 from relay.media.frame_limit import FrameLimit
 from relay.media.picture import black_picture, copy_of
-from relay.pipeline.frame_shed import FrameShed
 from relay.pipeline.source_pace import SourcePace
 from relay.queues import MediaQueue
 from relay.stats import RateMeter
@@ -26,8 +25,8 @@ class BlankSource:
     """Stands where `relay.pipeline.ingest.Ingest` does.
 
     Args:
-        frames: gets a picture at the session's size every 1/30 s, or as `limit` and `shed` have it;
-            its pts (90 kHz, from 0) is the time since the first.
+        frames: gets a picture at the session's size every 1/30 s, or as `limit` has it; its pts
+            (90 kHz, from 0) is the time since the first.
         on_picture: called on the event loop with each picture.
     """
 
@@ -36,7 +35,6 @@ class BlankSource:
         width: int,
         height: int,
         limit: FrameLimit,
-        shed: FrameShed,
         frames: MediaQueue[DecodedFrame],
         *,
         on_picture: Callable[[DecodedFrame], None] = lambda _: None,
@@ -49,7 +47,6 @@ class BlankSource:
         self.pace = SourcePace(clock)
         self._black = black_picture(width, height)
         self._limit = limit
-        self._shed = shed
         self._frames = frames
         self._on_picture = on_picture
         self._clock = clock
@@ -65,16 +62,12 @@ class BlankSource:
                 number = max(number, int((self._clock() - began_at) * FPS))
                 pts = round(number * CLOCK_RATE / FPS)
                 number += 1
-                if not self._limit.admits(pts):
-                    continue
-                if self._shed.skips():
-                    self._frames.dropped["shed"] += 1
-                    continue
-                self.decoded.tick()
-                frame = DecodedFrame(copy_of(self._black), pts, self._clock())
-                self.pace.note(pts)
-                self._on_picture(frame)
-                await self._frames.put(frame)
+                if self._limit.admits(pts):
+                    self.decoded.tick()
+                    frame = DecodedFrame(copy_of(self._black), pts, self._clock())
+                    self.pace.note(pts)
+                    self._on_picture(frame)
+                    await self._frames.put(frame)
         finally:
             self._frames.close()
 

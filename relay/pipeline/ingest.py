@@ -18,7 +18,6 @@ from relay.media.live_edge import LiveEdge
 from relay.media.stream_decoder import TrickleStreamDecoder
 from relay.observe.tally import Tally
 from relay.pipeline.codec_executor import CodecExecutor
-from relay.pipeline.frame_shed import FrameShed
 from relay.pipeline.source_pace import SourcePace
 from relay.queues import MediaQueue, QueueClosed
 from relay.stats import Histogram, RateMeter
@@ -32,7 +31,6 @@ class Ingest:
 
     Args:
         limit: pictures beyond it are decoded and left out.
-        shed: those that it skips, too.
         on_audio: called on the event loop with each audio access unit.
         on_video_time: called with the decoding time of each video access unit, 90 kHz ticks.
         on_picture: called on the event loop with each decoded picture.
@@ -45,7 +43,6 @@ class Ingest:
         codecs: CodecExecutor,
         frames: MediaQueue[DecodedFrame],
         limit: FrameLimit,
-        shed: FrameShed,
         on_audio: Callable[[AccessUnit], None],
         on_video_time: Callable[[int], None],
         *,
@@ -62,7 +59,6 @@ class Ingest:
         self._codecs = codecs
         self._frames = frames
         self._limit = limit
-        self._shed = shed
         self._on_audio = on_audio
         self._on_video_time = on_video_time
         self._on_picture = on_picture
@@ -115,8 +111,6 @@ class Ingest:
         for frame in frames:
             if not self._limit.admits(frame.pts):
                 self._frames.dropped["frame_limit"] += 1
-            elif self._shed.skips():
-                self._frames.dropped["shed"] += 1
             elif not self._frames.closed:
                 await self._frames.put(frame)
 
