@@ -53,6 +53,8 @@ def open_http(
 
     return aiohttp.ClientSession(
         connector=connector,
+        # What a host sets for one session is no business of another's.
+        cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
         middlewares=(check_host,),
     )

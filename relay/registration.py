@@ -24,6 +24,7 @@ import structlog
 
 from relay.backoff import backoff_delays
 from relay.config.settings import Settings, servers
+from relay.http_body import read_body
 from relay.tasks import cancel_and_wait
 from relay.tls import tls_trust
 
@@ -230,7 +231,7 @@ class Registration:
                     allow_redirects=False,
                     **body,
                 ) as response:
-                    text = (await response.content.read(1024)).decode(errors="replace").strip()
+                    text = (await read_body(response, 1024)).decode(errors="replace").strip()
                     status = response.status
         except TimeoutError:
             return Outcome.UNREACHABLE, f"no answer within {REQUEST_TIMEOUT_S:g} s"

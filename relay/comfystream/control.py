@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -79,7 +80,8 @@ class ControlClient:
             log.warning("comfystream.control_ignored", problem="too long", bytes=len(message))
             return
         try:
-            reply = json.loads(message)
+            # A node whose input has no bound says Infinity, which is no JSON for whoever asked.
+            reply = json.loads(message, parse_constant=lambda _: None, parse_float=_finite)
             kind = reply["type"]
         except (ValueError, TypeError, KeyError, RecursionError):
             log.debug("comfystream.control_ignored", problem="not a reply")
@@ -130,9 +132,14 @@ class ControlClient:
             fields = {name: value for name, value in message.items() if name != "type"}
             return await self._exchange(kind, fields, TIMEOUT_S)
         async with self._unknown_turn:
-            await self._open.wait()
-            if self._closed:
-                raise _gone()
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    await self._until_open()
+            except TimeoutError:
+                raise ProcessingError(
+                    f"ComfyStream did not open its control channel within {TIMEOUT_S:g} s",
+                    code="control_timeout",
+                ) from None
             self._unclaimed = asyncio.get_running_loop().create_future()
             try:
                 self._send(json.dumps(message))
@@ -150,9 +157,7 @@ class ControlClient:
         async with self._turns[kind]:
             try:
                 async with asyncio.timeout(timeout_s):
-                    await self._open.wait()
-                    if self._closed:
-                        raise _gone()
+                    await self._until_open()
                     waiting: asyncio.Future[dict[str, Any]] = (
                         asyncio.get_running_loop().create_future()
                     )
@@ -166,6 +171,11 @@ class ControlClient:
                 ) from None
             finally:
                 self._waiting.pop(expected, None)
+
+    async def _until_open(self) -> None:
+        await self._open.wait()
+        if self._closed:
+            raise _gone()
 
     async def get_nodes(self, *, timeout_s: float = TIMEOUT_S) -> list[dict[str, Any]]:
         """The nodes of each workflow that the server runs, by node id; as
@@ -181,6 +191,11 @@ class ControlClient:
                 "ComfyStream's answer to get_nodes holds no nodes", code="control_failed"
             )
         return list(nodes.values())
+
+
+def _finite(digits: str) -> float | None:
+    value = float(digits)
+    return value if math.isfinite(value) else None
 
 
 def _gone() -> ProcessingError:

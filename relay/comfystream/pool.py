@@ -88,6 +88,11 @@ class ServerPool:
         self._choosing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def alive(self) -> bool:
+        """Whether the servers are asked."""
+        return self._task is not None and not self._task.done()
+
     def start(self) -> None:
         """Begin to ask the servers how they are."""
         self._task = asyncio.create_task(self._watch(), name="comfystream-pool")

@@ -17,6 +17,7 @@ from enum import StrEnum
 import aiohttp
 
 from relay.errors import ProcessingError
+from relay.http_body import read_body
 
 MAX_ANSWER_BYTES = 1024 * 1024
 
@@ -69,7 +70,7 @@ async def probe_server(http: aiohttp.ClientSession, base_url: str, *, timeout_s:
             ) as response:
                 if response.status != 200:
                     return Probe(ServerAnswer.UNTOLD)
-                text = await response.content.read(MAX_ANSWER_BYTES)
+                text = await read_body(response, MAX_ANSWER_BYTES)
     except TimeoutError:
         return Probe(ServerAnswer.SILENT, f"it did not answer within {timeout_s:g} s")
     except (aiohttp.ClientError, OSError) as error:
@@ -78,7 +79,7 @@ async def probe_server(http: aiohttp.ClientSession, base_url: str, *, timeout_s:
         return Probe(ServerAnswer.GONE if refused else ServerAnswer.SILENT, _in_words(cause))
     try:
         streams = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Probe(ServerAnswer.UNTOLD)
     if not isinstance(streams, dict):
         return Probe(ServerAnswer.UNTOLD)

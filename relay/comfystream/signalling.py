@@ -15,8 +15,10 @@ from typing import Any
 import aiohttp
 
 from relay.errors import ProcessingError
+from relay.http_body import read_body
 
 MAX_ANSWER_BYTES = 256 * 1024
+CONNECT_TIMEOUT_S = 10
 
 
 async def exchange_offer(
@@ -52,10 +54,10 @@ async def exchange_offer(
             async with http.post(
                 url,
                 json=body,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
                 allow_redirects=False,
             ) as response:
-                text = (await response.content.read(MAX_ANSWER_BYTES)).decode("utf-8", "replace")
+                text = (await read_body(response, MAX_ANSWER_BYTES)).decode("utf-8", "replace")
                 if response.status == 404:
                     raise ProcessingError(
                         "POST /offer is unknown there: is comfystream_url the address of a"
@@ -68,6 +70,12 @@ async def exchange_offer(
                         " cause; a workflow that it can't run is the usual one",
                         code="comfystream_refused",
                     )
+    except aiohttp.ConnectionTimeoutError as error:
+        raise ProcessingError(
+            f"can't reach ComfyStream: no connection within {CONNECT_TIMEOUT_S} s; start it, or"
+            " correct comfystream_url",
+            code="comfystream_unreachable",
+        ) from error
     except TimeoutError:
         raise ProcessingError(
             f"ComfyStream did not answer /offer within {timeout_s:g} s: the workflow is still"
@@ -87,7 +95,7 @@ def _answer_sdp(text: str) -> str:
     try:
         answer = json.loads(text)
         sdp, kind = answer["sdp"], answer["type"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         sdp, kind = None, None
     if kind != "answer" or not isinstance(sdp, str) or "m=" not in sdp:
         raise ProcessingError(

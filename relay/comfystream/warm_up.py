@@ -18,6 +18,7 @@ from relay.backoff import backoff_delays
 from relay.comfystream.leases import ServerLease, ServerLeases
 from relay.comfystream.server_address import server_key
 from relay.errors import ProcessingError, RequestError
+from relay.http_body import read_body
 from relay.tasks import cancel_and_wait
 
 log = structlog.get_logger(__name__)
@@ -77,12 +78,18 @@ class WarmUp:
         await cancel_and_wait(self._tasks)
 
     async def _warm(self, url: str) -> None:
+        try:
+            await self._try_again_and_again(url)
+        finally:
+            self._any_ended.set()
+
+    async def _try_again_and_again(self, url: str) -> None:
         waits = backoff_delays(self._retry_first_s, RETRY_LONGEST_S)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 lease = self._leases.acquire(url, WARM_UP)
             except RequestError:
-                break  # a session has it, and warms it
+                return  # a session has it, and warms it
             try:
                 await warm_up(self._http, url, self._workflow, lease, timeout_s=self._timeout_s)
             except ProcessingError as error:
@@ -95,11 +102,10 @@ class WarmUp:
                 )
             else:
                 log.info("comfystream.warm", server=server_key(url))
-                break
+                return
             finally:
                 lease.release()
             await asyncio.sleep(next(waits))
-        self._any_ended.set()
 
 
 async def warm_up(
@@ -129,8 +135,14 @@ async def warm_up(
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
                 allow_redirects=False,
             ) as response:
-                await response.content.read(1024)
+                await read_body(response, 1024)
                 status = response.status
+    except aiohttp.ConnectionTimeoutError as error:
+        lease.refused()
+        raise ProcessingError(
+            "can't reach ComfyStream to warm it up: no connection in time",
+            code="comfystream_unreachable",
+        ) from error
     except TimeoutError:
         lease.unanswered()
         raise ProcessingError(

@@ -433,6 +433,4 @@ def servers(settings: Settings) -> tuple[str, ...]:
 def host_rules(settings: Settings) -> HostRules:
     """Where sessions may make the relay connect to; servers the operator named count in."""
     twilio = [settings.twilio_api_url] if settings.twilio_account_sid else []
-    return HostRules(
-        settings.allowed_hosts, own=[*servers(settings), settings.comfystream_url, *twilio]
-    )
+    return HostRules(settings.allowed_hosts, own=[*servers(settings), *twilio])

@@ -374,7 +374,7 @@ class ComfyStreamProcessor:
         if error.code == "comfystream_timeout":
             self._lease.unanswered()
         elif error.code == "comfystream_refused" or isinstance(
-            error.__cause__, aiohttp.ClientConnectorError
+            error.__cause__, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
         ):
             self._lease.refused()
 

@@ -43,6 +43,11 @@ class ServerChoice:
                 timeout_s=settings.offer_timeout_s,
             )
 
+    @property
+    def alive(self) -> bool:
+        """Whether the servers of the pool are asked, if there is one."""
+        return self._pool is None or self._pool.alive
+
     def start(self) -> None:
         """Begin to ask the servers of the pool, and to warm up."""
         if self._warm_up is not None:

@@ -138,6 +138,7 @@ class SessionManager:
             "watcher": self._watcher.alive,
             "loop_lag": self._loop_lag.alive,
             "load": self._load is not None and self._load.alive,
+            "server_pool": self._servers is not None and self._servers.alive,
         }
         return [name for name, alive in supervisors.items() if not alive]
 

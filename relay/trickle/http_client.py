@@ -16,6 +16,7 @@ import aiohttp
 from yarl import URL
 
 from relay.host_rules import HostNotAllowedError
+from relay.http_body import read_body
 from relay.trickle.channel_url import ChannelUrl
 from relay.trickle.errors import TrickleError
 from relay.trickle.protocol import Reply, parse_number
@@ -52,6 +53,7 @@ def new_session() -> aiohttp.ClientSession:
     """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None),
     )
 
@@ -177,13 +179,7 @@ async def discard_body(response: aiohttp.ClientResponse) -> bytes:
 
     A long one is not worth reading: closing the response then closes the connection.
     """
-    body = b""
-    while len(body) < _SHORT_BODY_LIMIT:
-        part = await response.content.read(_SHORT_BODY_LIMIT - len(body))
-        if not part:
-            break
-        body += part
-    return body
+    return await read_body(response, _SHORT_BODY_LIMIT)
 
 
 def describe(failure: BaseException) -> str:

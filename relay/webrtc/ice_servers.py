@@ -18,6 +18,7 @@ import aiohttp
 import structlog
 
 from relay.errors import ProcessingError
+from relay.http_body import read_body
 from relay.validation import is_ice_url
 
 log = structlog.get_logger(__name__)
@@ -85,7 +86,7 @@ class TwilioTokens:
                             f"it answered {response.status}; check TWILIO_ACCOUNT_SID and"
                             " TWILIO_AUTH_TOKEN"
                         )
-                    raw = await response.content.read(MAX_TOKEN_BYTES)
+                    raw = await read_body(response, MAX_TOKEN_BYTES)
         except TimeoutError:
             raise _unavailable(f"no answer within {TOKEN_TIMEOUT_S:g} s") from None
         except (aiohttp.ClientError, OSError) as error:

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.test_utils import TestServer
 
 from relay import outbound_http
 from relay.comfystream.signalling import exchange_offer
@@ -237,3 +238,21 @@ async def test_trickle_uses_the_trust_of_the_client_it_is_given(pem: Path) -> No
             with pytest.raises(TrickleError):  # it is no trickle server
                 await subscribe(url, http)
             assert seen
+
+
+async def test_what_a_host_sets_for_one_session_is_not_told_for_another() -> None:
+    """Cookies are kept for nobody."""
+    told: list[str | None] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        told.append(request.headers.get("Cookie"))
+        response = web.Response(text="ok")
+        response.set_cookie("tenant", "secret")
+        return response
+
+    app = web.Application()
+    app.router.add_get("/x", answer)
+    async with TestServer(app, host="localhost") as server, open_client(HostRules()) as http:
+        for _ in range(2):
+            (await http.get(f"http://localhost:{server.port}/x")).close()
+    assert told == [None, None]

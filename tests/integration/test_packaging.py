@@ -20,8 +20,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from relay.config.settings import Settings, variable_name
 from relay.config.show import shown_value
@@ -309,6 +311,20 @@ def test_compose_starts_the_relay_and_with_the_profile_the_demo() -> None:
     assert sorted(blocks) == sorted(["relay", *DEMO_SERVICES])
     in_profile = {name for name, block in blocks.items() if re.search("profiles:\n +- demo", block)}
     assert in_profile == set(DEMO_SERVICES)
+
+
+class OnceLoader(yaml.SafeLoader):
+    """Refuses what newer versions of compose do."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if key.value != "<<"]
+        assert len(names) == len(set(names)), f"twice: {sorted(names)}"
+        return super().construct_mapping(node, deep)
+
+
+def test_compose_names_everything_once() -> None:
+    """A key that stands twice is taken by old versions only."""
+    assert yaml.load((ROOT / "docker-compose.yml").read_text(), OnceLoader)["services"]
 
 
 def test_compose_passes_every_setting() -> None:

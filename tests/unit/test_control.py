@@ -89,6 +89,29 @@ async def test_a_channel_that_never_opens_is_a_time_out_too() -> None:
     assert caught.value.code == "control_timeout"
 
 
+async def test_whoever_asks_anything_does_not_wait_for_ever_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor do those behind him."""
+    monkeypatch.setattr("relay.comfystream.control.TIMEOUT_S", 0.01)
+    client = ControlClient(lambda _: None)
+    for _ in range(2):
+        with pytest.raises(ProcessingError) as caught:
+            await client.ask({"type": "something_new"})
+        assert caught.value.code == "control_timeout"
+
+
+async def test_bounds_that_are_none_are_null() -> None:
+    """Python's JSON writes them as no JSON; who asked over HTTP is answered in JSON."""
+    channel = Channel()
+    task = asyncio.create_task(channel.client.get_nodes())
+    await until(lambda: channel.sent)
+    channel.client.receive(
+        '{"type": "nodes_info", "nodes": {"0": {"max": Infinity, "min": -1e999, "value": NaN}}}'
+    )
+    assert await task == [{"max": None, "min": None, "value": None}]
+
+
 async def test_closing_tells_all_who_wait() -> None:
     """At once, and whoever asks later."""
     channel = Channel()

@@ -148,3 +148,13 @@ def test_what_is_no_rule_is_refused(text: str) -> None:
     """A rule that would cover nothing, or not what it seems to, is a fault of the settings."""
     with pytest.raises(ValueError, match=r"must be host names|has a port"):
         HostRule.parse(text)
+
+
+def test_servers_that_the_operator_named_need_no_list() -> None:
+    """Those of the pool; with one, the address that stands for a lonely server is nobody's."""
+    pool = ("http://gpu-1:8889", "http://gpu-2:8889")
+    rules = host_rules(Settings(allowed_hosts=["trickle.example.com"], comfystream_urls=pool))
+    assert allows(rules, "http://gpu-2:8889")
+    assert not allows(rules, "http://localhost:8889")
+    rules = host_rules(Settings(allowed_hosts=["trickle.example.com"]))
+    assert allows(rules, "http://localhost:8889")

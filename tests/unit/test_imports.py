@@ -37,6 +37,7 @@ LEVELS = {
     "relay.cores": 0,
     "relay.errors": 0,
     "relay.host_rules": 0,
+    "relay.http_body": 0,
     "relay.journal": 0,
     "relay.log_limit": 0,
     "relay.redaction": 0,
