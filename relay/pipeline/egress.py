@@ -118,7 +118,8 @@ class Egress:
         self._on_picture = on_picture
         self._undecodable = 0
         self._decodable = True
-        self._picture_taken = False
+        self._beginning = False
+        """Whether a codec thread may be making the encoder."""
         self._decoder: VideoDecoder | None = None
         self._encoder: TrickleSegmentEncoder | None = None
         self._shown: DecodedFrame | None = None
@@ -135,19 +136,12 @@ class Egress:
             MediaError: the encoder can't go on.
         """
         try:
-            while True:
-                processed = await self._next_unit()
-                shown = self._in_order(processed)
-                if not shown and not isinstance(processed, AccessUnit):
-                    continue
-                self._picture_taken = self._picture_taken or shown
-                if not isinstance(processed, AccessUnit):
-                    self._copied.interrupt()
-                elif self._stays_encoded(processed, shown):
-                    await self._pass_on(processed, shown)
-                    continue
-                await self._encode(processed, shown)
-        except QueueClosed:
+            while (processed := await self._next_unit()) is not None:
+                if self._segment is not None and self._segment.lost:
+                    self._end_segment()
+                self._beginning = True
+                await self._take(processed)
+                self._beginning = False
             await self.audio.wait_end()
             self.audio.flush()
         finally:
@@ -163,6 +157,17 @@ class Egress:
         self._undecoded = DecodeBacklog()
         if self._decoder is not None:
             self._decoder.close()
+
+    async def _take(self, processed: ProcessedUnit) -> None:
+        shown = self._in_order(processed)
+        if not isinstance(processed, AccessUnit):
+            if not shown:
+                return
+            self._copied.interrupt()
+        elif self._stays_encoded(processed, shown):
+            await self._pass_on(processed, shown)
+            return
+        await self._encode(processed, shown)
 
     async def _encode(self, processed: ProcessedUnit, shown: bool) -> None:
         began_at = time.monotonic()
@@ -229,11 +234,14 @@ class Egress:
     def _needs_keyframe(self, pts: int) -> bool:
         return self._encoder is None or self._encoder.needs_keyframe(pts)
 
-    async def _next_unit(self) -> ProcessedUnit:
+    async def _next_unit(self) -> ProcessedUnit | None:
+        """None once there will be no more."""
         while True:
             try:
                 async with asyncio.timeout(SILENCE_S):
                     return await self._processed.get()
+            except QueueClosed:
+                return None
             except TimeoutError:
                 if self._segment is not None and self._clock() - self._written_at >= SILENCE_S:
                     self._end_segment()
@@ -322,9 +330,10 @@ class Egress:
             self._decoder.reset()
         return frames
 
-    def _begin_without_picture(self) -> None:
-        if self._encoder is None and not self._picture_taken:
+    def _begin_without_picture(self) -> bool:
+        if self._encoder is None and not self._beginning:
             self._encoder = self._make_encoder(self._video_listed(), self._audio_stream())
+        return self._encoder is not None
 
     def _write(self, units: list[AccessUnit]) -> None:
         if self._encoder is None or self._segments.closed:

@@ -36,7 +36,7 @@ class NoOutput:
         self.sound = RateMeter()
         self.delay = DelayMeter()
         self.segment_lost_at: float | None = None
-        self.audio = OutputAudio(lambda _: None, lambda: None, lambda: False)
+        self.audio = OutputAudio(lambda _: None, lambda: False, lambda: False)
         """Gets no sound: there is nothing to announce it on."""
         self._processed = processed
         self._segments = segments

@@ -28,7 +28,7 @@ class OutputAudio:
 
     Args:
         write: muxes units, in the order given.
-        begin: called once when the output has to begin without a picture.
+        begin: called when the output has to begin without a picture; says whether it has.
         video_listed: tells whether the input's programme has video now.
         video_wait_s: after so long without a picture, counted from the first sound, the output
             begins without one.
@@ -37,7 +37,7 @@ class OutputAudio:
     def __init__(
         self,
         write: Callable[[list[AccessUnit]], None],
-        begin: Callable[[], None],
+        begin: Callable[[], bool],
         video_listed: Callable[[], bool],
         *,
         video_wait_s: float = VIDEO_WAIT_S,
@@ -125,9 +125,7 @@ class OutputAudio:
             self._write_units(units)
 
     def _begin_without_picture(self) -> None:
-        if not self._begun:
-            self._begun = True
-            self._begin()
+        self._begun = self._begun or self._begin()
 
     def _arm_timer(self) -> None:
         deadline = self._interleaver.deadline

@@ -38,9 +38,19 @@ class OutputSegment:
         self.chunks: MediaQueue[SegmentChunk] = MediaQueue(
             "output_chunks", CHUNKS_PER_SEGMENT, OverflowPolicy.DROP_OLDEST
         )
+        self.lost = False
+        """Whether what was not published of it can't be any more."""
 
     def append(self, chunk: SegmentChunk) -> None:
-        self.chunks.put_nowait(chunk)
+        """Add what comes next; to a lost one, nothing."""
+        if not self.lost:
+            self.chunks.put_nowait(chunk)
+
+    def lose(self) -> None:
+        """Its POST broke, and can't be sent again."""
+        self.lost = True
+        self.chunks.close()
+        self.chunks.clear("segment_lost")
 
     def finish(self) -> None:
         """No chunk will follow."""
@@ -126,8 +136,7 @@ class Publish:
             # Part of it is out and can't be sent again; the next segment begins with an IDR.
             self.segments_lost += 1
             self.segment_lost_at = self._clock()
-            segment.chunks.close()
-            segment.chunks.clear("segment_lost")
+            segment.lose()
             log.warning("publish.segment_lost", error=error.message, code=error.code)
 
     def _note(self, chunk: SegmentChunk) -> None:

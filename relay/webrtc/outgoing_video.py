@@ -204,7 +204,7 @@ class VideoStreamTrack(MediaStreamTrack):
     async def _encode(self, frame: DecodedFrame, source_pts: int | None) -> AccessUnit | None:
         size = frame.frame.width, frame.frame.height
         if self._encoder is None or (self._encoder.width, self._encoder.height) != size:
-            self._encoder = self._make_encoder(*size)
+            self._encoder = await self._codecs.run(self._make_encoder, *size)
         stamp = self._ledger.issuer.issue()
         force_keyframe = self._take_keyframe_request()
         began_at = self._clock()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import pytest
 
@@ -114,12 +117,18 @@ async def test_a_late_picture_is_no_new_time_line() -> None:
     assert egress.out_of_order == 1
 
 
-async def test_a_segment_ends_where_nothing_comes_and_the_next_begins_with_a_keyframe(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """After a silence the open segment is finished, and a picture that would have belonged to it
-    begins another, with tables and an IDR of its own."""
-    monkeypatch.setattr("relay.pipeline.egress.SILENCE_S", 0.05)
+@dataclass
+class Running:
+    """An egress at work."""
+
+    processed: MediaQueue[ProcessedUnit]
+    segments: MediaQueue[OutputSegment]
+    task: asyncio.Task[None]
+
+
+@asynccontextmanager
+async def running_egress() -> AsyncIterator[Running]:
+    """One that is through with everything within 10 s."""
     processed: MediaQueue[ProcessedUnit] = MediaQueue("processed_frames", 100)
     segments: MediaQueue[OutputSegment] = MediaQueue("output_segments", 50)
     codecs = CodecExecutor(1)
@@ -131,23 +140,49 @@ async def test_a_segment_ends_where_nothing_comes_and_the_next_begins_with_a_key
         lambda: True,
         lambda: None,
     )
-    running = asyncio.create_task(egress.run())
+    task = asyncio.create_task(egress.run())
     try:
         async with asyncio.timeout(10):
-            processed.put_nowait(picture(0))
-            processed.put_nowait(picture(1))
-            first = await segments.get()
-            await first.chunks.wait_closed()
-            processed.put_nowait(picture(2))
-            processed.put_nowait(picture(3))
-            second = await segments.get()
-            await second.chunks.wait_closed()
+            yield Running(processed, segments, task)
             processed.close()
-            await running
+            await task
     finally:
         egress.close()
         codecs.close()
+
+
+async def test_a_segment_ends_where_nothing_comes_and_the_next_begins_with_a_keyframe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a silence the open segment is finished, and a picture that would have belonged to it
+    begins another, with tables and an IDR of its own."""
+    monkeypatch.setattr("relay.pipeline.egress.SILENCE_S", 0.05)
+    async with running_egress() as egress:
+        egress.processed.put_nowait(picture(0))
+        egress.processed.put_nowait(picture(1))
+        first = await egress.segments.get()
+        await first.chunks.wait_closed()
+        egress.processed.put_nowait(picture(2))
+        egress.processed.put_nowait(picture(3))
+        second = await egress.segments.get()
+        await second.chunks.wait_closed()
     assert len(first.chunks) == len(second.chunks) == 2
     alone = [second.chunks.get_nowait() for _ in range(2)]
     assert [chunk.starts_segment for chunk in alone] == [True, False]
     assert [number for _, number in shown(alone)] == [2, 3]
+
+
+async def test_a_segment_that_is_lost_ends_nothing_but_itself() -> None:
+    """Its POST broke in the middle: the next picture begins another one, with an IDR."""
+    async with running_egress() as egress:
+        egress.processed.put_nowait(picture(0))
+        lost = await egress.segments.get()
+        await lost.chunks.get()
+        lost.lose()
+        egress.processed.put_nowait(picture(1))
+        egress.processed.put_nowait(picture(2))
+        second = await egress.segments.get()
+        chunks = [await second.chunks.get() for _ in range(2)]
+        assert not egress.task.done()
+    assert len(lost.chunks) == 0
+    assert [number for _, number in shown(chunks)] == [1, 2]

@@ -18,6 +18,7 @@ class Muxer:
         self.now = 0.0
         self.written: list[AccessUnit] = []
         self.begun_at: float | None = None
+        self.may_begin = True
         self.changed = asyncio.Event()
         self.audio = OutputAudio(
             self._write,
@@ -31,9 +32,10 @@ class Muxer:
         self.written += units
         self.changed.set()
 
-    def _begin(self) -> None:
+    def _begin(self) -> bool:
         assert self.begun_at is None
-        self.begun_at = self.now
+        self.begun_at = self.now if self.may_begin else None
+        return self.may_begin
 
 
 def audio(time_s: float) -> AccessUnit:
@@ -85,6 +87,21 @@ async def test_sound_goes_alone_when_listed_video_does_not_come() -> None:
     assert muxer.begun_at == 2.5
     assert [unit.pts for unit in muxer.written] == [CLOCK_RATE]
     muxer.audio.close()
+
+
+async def test_sound_that_may_not_begin_yet_tries_again() -> None:
+    """A picture that is being worked on may turn out to be none."""
+    muxer = Muxer(video_wait_s=2.0)
+    muxer.may_begin = False
+    muxer.audio.add(audio(0.0))
+    muxer.now = 2.5
+    muxer.audio.flush()
+    assert (muxer.begun_at, muxer.written) == (None, [])
+    muxer.may_begin = True
+    muxer.audio.add(audio(2.5))
+    muxer.audio.flush()
+    assert muxer.begun_at == 2.5
+    assert [unit.pts for unit in muxer.written] == [225_000]
 
 
 async def test_a_picture_that_stalls_holds_sound_only_for_a_bounded_time() -> None:
