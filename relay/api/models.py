@@ -24,7 +24,7 @@ from relay.comfystream.prompt_library import PromptLibrary
 from relay.comfystream.workflow_check import gives_sound, quoted, takes_sound
 from relay.comfystream.workflows import PromptsError
 from relay.config.settings import Settings
-from relay.errors import ValidationFailed
+from relay.errors import TrickleError, ValidationFailed
 from relay.session.config import (
     AudioCodec,
     AudioMode,
@@ -34,6 +34,7 @@ from relay.session.config import (
     OnOverload,
     SessionConfig,
 )
+from relay.trickle import channel_url
 from relay.validation import (
     LARGEST_SIZE,
     SMALLEST_SIZE,
@@ -57,8 +58,12 @@ def _whole(value: object) -> object:
 
 def _check_channel_url(value: str) -> str:
     check_http_url(value)
-    if not URL(value).raw_path.strip("/"):
-        raise ValueError("names no channel; it needs a path, as in http://host:3389/my-stream")
+    try:
+        channel_url.ChannelUrl.parse(value)
+    except TrickleError:
+        raise ValueError(
+            "names no channel; it needs a path, as in http://host:3389/my-stream"
+        ) from None
     return value
 
 

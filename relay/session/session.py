@@ -56,11 +56,6 @@ class Session:
         other_servers: OtherServers | None = None,
     ) -> None:
         self.session_id = session_id or str(uuid.uuid4())
-        lease = (
-            resources.leases.acquire(config.comfystream_url, self.session_id)
-            if config.prompts
-            else None
-        )
         self.config = config
         self.state = SessionState.STARTING
         self.state_reason = "requested"
@@ -89,10 +84,20 @@ class Session:
         self.text = TextOutput(self._channels.data.send if self._channels.data else None)
         """What ComfyStream says beside the pictures."""
         server_sound = resources.make_server_sound(config)
-        self._processor = self._make_processor(
-            config, resources, lease, other_servers, server_sound
+        lease = (
+            resources.leases.acquire(config.comfystream_url, self.session_id)
+            if config.prompts
+            else None
         )
-        self._pipeline = Pipeline(config, resources, self._processor, server_sound)
+        try:
+            self._processor = self._make_processor(
+                config, resources, lease, other_servers, server_sound
+            )
+            self._pipeline = Pipeline(config, resources, self._processor, server_sound)
+        except BaseException:
+            if lease is not None:
+                lease.release()
+            raise
         self.viewing = self._pipeline.viewing
         """Its pictures and its stream, for people."""
         self._changes = self._processor.changes.queue
@@ -251,9 +256,11 @@ class Session:
             self._set_state(final, _value(self.end_reason))
             self.report.finish()
             try:
-                await self._channels.aclose(keep_channels=self.handed_over)
+                # Side by side: time may run out in the middle of either.
+                closing = [self._channels.aclose(keep_channels=self.handed_over)]
                 if self._events is not None:
-                    await self._events.aclose(keep_channel=self.handed_over)
+                    closing.append(self._events.aclose(keep_channel=self.handed_over))
+                await asyncio.gather(*closing)
             finally:
                 self._let_go()
 

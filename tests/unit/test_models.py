@@ -134,6 +134,7 @@ def test_odd_sizes_are_made_even_with_a_warning(size: int, used: int) -> None:
         ("input_stream_url", "camera", "http://"),
         ("input_stream_url", "http://h", "names no channel"),
         ("input_stream_url", "http://h//?a=b", "names no channel"),
+        ("input_stream_url", "http://h/camera//", "names no channel"),
         ("output_stream_url", "ftp://h/x", "http://"),
         ("output_stream_url", "", "must not be empty"),
         ("comfystream_url", "gpu:8889", "http://"),

@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 
 from relay.config.settings import Settings
+from relay.errors import TrickleError
 from relay.pipeline.resources import PipelineResources
 from relay.session.config import SessionConfig
 from relay.session.session import Session
@@ -75,3 +76,18 @@ def test_every_state_can_be_reached() -> None:
     for _ in SessionState:
         reached |= {target for state in reached for target in TRANSITIONS[state]}
     assert reached == set(SessionState)
+
+
+async def test_a_session_that_can_not_be_made_holds_no_server() -> None:
+    """The next one with prompts gets it."""
+    resources = PipelineResources(Settings(), aiohttp.ClientSession())
+    try:
+        nameless = "http://127.0.0.1/in//"
+        config = SessionConfig(
+            nameless, "http://127.0.0.1/out", "http://127.0.0.1", prompts=({"1": {}},)
+        )
+        with pytest.raises(TrickleError):
+            Session(config, resources)
+        resources.leases.acquire("http://127.0.0.1", "another").release()
+    finally:
+        await resources.aclose()
