@@ -226,7 +226,7 @@ async def stage(servers: int, **settings: Any) -> AsyncIterator[Stage]:
             exit_stack.push_async_callback(server.stop)
             await server.start()
         runner = web.AppRunner(
-            create_app(Settings(**{"max_load": 0.0, **settings})), access_log=None
+            create_app(Settings(**{"max_load": 0.0, "shed": False, **settings})), access_log=None
         )
         await runner.setup()
         exit_stack.push_async_callback(runner.cleanup)

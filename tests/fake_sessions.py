@@ -176,6 +176,7 @@ class FakeSessions:
             "cpu": 0.0,
             "event_loop_cpu": 0.0,
             "codec_wait_ms": 0.0,
+            "shed": {"previews": False, "sessions": []},
         }
 
     def health(self) -> dict[str, Any]:

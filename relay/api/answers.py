@@ -189,6 +189,13 @@ class Alive(Answer):
     status: Literal["alive"]
 
 
+class ShedParts(Answer):
+    """What is left out because there is too much to do."""
+
+    previews: bool
+    sessions: list[str]
+
+
 class Capacity(Answer):
     """Answer of `GET /capacity`."""
 
@@ -205,6 +212,7 @@ class Capacity(Answer):
     cpu: float
     event_loop_cpu: float
     codec_wait_ms: float
+    shed: ShedParts
 
 
 class Ready(Answer):

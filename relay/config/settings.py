@@ -150,6 +150,11 @@ class Settings(BaseSettings):
         description="Share of the CPU that sessions may take; one that would take more is answered"
         " 503, as is one that comes while frames wait too long. 0: no limit.",
     )
+    shed: bool = Field(
+        True,
+        description="While frames wait too long, leave out previews, then every second frame of the"
+        " newest sessions.",
+    )
     text_workflow: Path | None = Field(
         None,
         description='File with the workflow, in API format, that `{"text"}` prompts are put'

@@ -1,4 +1,5 @@
-"""Fewer pictures than come in, evenly spread: for those who ask for a frame rate at the most."""
+"""Fewer pictures than come in, evenly spread: for those who ask for a frame rate at the most, and
+while there is too much to do."""
 
 from __future__ import annotations
 
@@ -14,10 +15,13 @@ class FrameLimit:
 
     Attributes:
         fps: pictures a second at the most; 0 takes all. May be changed at any time.
+        halved: whether every second one of these is left out. May be changed at any time.
     """
 
     def __init__(self, fps: float) -> None:
         self.fps = fps
+        self.halved = False
+        self._skipped = False
         self._due: float | None = None
 
     def admits(self, pts: int) -> bool:
@@ -31,3 +35,9 @@ class FrameLimit:
             return False
         self._due = max(self._due + interval, pts + EARLY * interval)
         return True
+
+    def skips(self) -> bool:
+        """Whether a picture that was admitted is left out as every second one. To be asked once for
+        each, in order."""
+        self._skipped = self.halved and not self._skipped
+        return self._skipped

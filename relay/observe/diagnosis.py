@@ -99,6 +99,13 @@ def diagnose(figures: SessionFigures) -> Diagnosis | None:
 def _found(figures: SessionFigures) -> Iterator[Diagnosis]:
     yield from _input(figures)
     yield from _decoder(figures)
+    if figures.shed:
+        yield Diagnosis(
+            Stage.RELAY,
+            f"relay overloaded: every second frame is left out, {figures.fps_returned:.1f} of"
+            f" {figures.fps_in:.1f} fps are processed",
+            _CPU,
+        )
     if not _held_back(figures):
         yield from _input_pace(figures)
     yield from _processing(figures)

@@ -48,6 +48,8 @@ class EventKind(StrEnum):
     """A change of prompts, size or pause was confirmed, refused or replaced by a later one."""
     RELAY = "relay"
     """The relay itself: it takes no more sessions."""
+    SHED = "shed"
+    """It has too much to do: something is left out, or comes back."""
     MISSED = "missed"
     """There were events before these that are not kept any more."""
     STATUS = "status"

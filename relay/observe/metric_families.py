@@ -70,6 +70,12 @@ _ALL = (
         "Of the last second, 1 is all: cpu (of the cores), event_loop (CPU of its thread), strain"
         " (what frames wait, by what they may; above 1 they come too late).",
     ),
+    _gauge(
+        "shed",
+        "what",
+        "Left out because there is too much to do: previews (0 or 1), frames (of so many sessions"
+        " every second one).",
+    ),
     _gauge("codec_threads", "", "Threads that decode and encode."),
     _gauge("codec_calls", "", "Codec calls that run or wait."),
     _counter("codec_busy_seconds_total", "", "Time that the codec threads worked, together."),

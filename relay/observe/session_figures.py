@@ -64,6 +64,8 @@ class SessionFigures:
     queue_capacities: Mapping[str, int] = field(default_factory=dict)
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Items not delivered, by queue and reason, since the start."""
+    shed: bool = False
+    """Whether every second frame is left out because the relay has too much to do."""
 
     error: str | None = None
     error_code: str | None = None

@@ -27,6 +27,7 @@ export const DROPS = {
   resized: "were of the size before",
   before_connection: "were old when ComfyStream was connected",
   server_busy: "more than the workflow takes",
+  shed: "the relay has too much to do",
   overflow: "the queue was full",
   output_rate: "more than the output rate wants",
   stopped: "were queued at the end",
@@ -81,6 +82,11 @@ export function eventInWords(kind, data) {
     case "reconnect": return "connected to ComfyStream again";
     case "drops": return `${data.per_second} a second dropped: ${DROPS[data.reason] ?? data.reason}`;
     case "diagnosis": return data.diagnosis?.problem ?? "nothing is in the way any more";
+    case "shed": {
+      const previews = data.what === "previews";
+      if (data.on) return `the relay has too much to do: ${previews ? "live pictures rest" : "every second frame is left out"}`;
+      return `the relay has room again: ${previews ? "live pictures go on" : "all frames are processed"}`;
+    }
     case "change":
       return `change of ${(data.fields ?? []).join(", ")} ${data.result}${data.error ? `: ${data.error}` : ""}`;
     default: return null;

@@ -62,12 +62,16 @@ class BlankSource:
                 number = max(number, int((self._clock() - began_at) * FPS))
                 pts = round(number * CLOCK_RATE / FPS)
                 number += 1
-                if self._limit.admits(pts):
-                    self.decoded.tick()
-                    frame = DecodedFrame(copy_of(self._black), pts, self._clock())
-                    self.pace.note(pts)
-                    self._on_picture(frame)
-                    await self._frames.put(frame)
+                if not self._limit.admits(pts):
+                    continue
+                if self._limit.skips():
+                    self._frames.dropped["shed"] += 1
+                    continue
+                self.decoded.tick()
+                frame = DecodedFrame(copy_of(self._black), pts, self._clock())
+                self.pace.note(pts)
+                self._on_picture(frame)
+                await self._frames.put(frame)
         finally:
             self._frames.close()
 

@@ -111,6 +111,8 @@ class Ingest:
         for frame in frames:
             if not self._limit.admits(frame.pts):
                 self._frames.dropped["frame_limit"] += 1
+            elif self._limit.skips():
+                self._frames.dropped["shed"] += 1
             elif not self._frames.closed:
                 await self._frames.put(frame)
 

@@ -163,6 +163,10 @@ class Pipeline:
         """Process so many pictures a second at the most from now on; 0 all."""
         self._limit.fps = fps
 
+    def halve_rate(self, halved: bool) -> None:
+        """Whether every second picture is left out from now on: there is too much to do."""
+        self._limit.halved = halved
+
     def set_coding(self, *, egress: Coding) -> None:
         """Copy or transcode so from now on."""
         self._egress.copying.mode = egress
@@ -209,6 +213,7 @@ class Pipeline:
             "queue_sizes": self.queue_sizes(),
             "queue_capacities": {queue.name: queue.capacity for queue in self._queues()},
             "dropped": self.dropped(),
+            "shed": self._limit.halved,
         }
 
     def _limited(self, fps: float | None) -> float | None:
@@ -259,6 +264,7 @@ class Pipeline:
             "fps_out": round(self._publish.frames.rate, 1),
             "delay_ms": self._publish.delay.percentiles_ms(),
             "frames_dropped": self.dropped(),
+            "shed": self._limit.halved,
             "queue_capacities": {queue.name: queue.capacity for queue in self._queues()},
             "audio": self._sound.status(),
             "viewers": self.viewing.status(),

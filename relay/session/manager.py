@@ -28,6 +28,7 @@ from relay.session.admission import Admission
 from relay.session.config import SessionConfig
 from relay.session.journal import SessionJournal, close_channels
 from relay.session.session import Session
+from relay.session.shedding import Shedding
 from relay.session.state import EndReason, SessionState
 from relay.webrtc import aiortc_internals
 from relay.webrtc.answer_candidates import AnswerCandidates
@@ -59,6 +60,7 @@ class SessionManager:
         self._loop_lag = LoopLag()
         self._load: LoadMeter | None = None
         self._admission = Admission(settings.max_load)
+        self._shedding = Shedding()
         self._past = Tally()
         """Of the sessions that have ended."""
         self._reserved = 0
@@ -162,6 +164,10 @@ class SessionManager:
             "cpu": round(now.cpu, 3),
             "event_loop_cpu": round(now.loop, 3),
             "codec_wait_ms": round(now.codec_wait_s * 1000, 1),
+            "shed": {
+                "previews": self._shedding.previews,
+                "sessions": [*self._shedding.sessions],
+            },
         }
 
     def health(self) -> dict[str, Any]:
@@ -207,6 +213,8 @@ class SessionManager:
             own.stands("load", "cpu", at=self._load.now.cpu)
             own.stands("load", "event_loop", at=self._load.now.loop)
             own.stands("load", "strain", at=self._load.now.strain)
+        own.stands("shed", "previews", at=int(self._shedding.previews))
+        own.stands("shed", "frames", at=len(self._shedding.sessions))
         own.stands("event_listeners", at=self.events.listeners)
         own.count("event_listeners_dropped_total", by=self.events.listeners_too_slow)
         if self._resources is not None:
@@ -391,6 +399,34 @@ class SessionManager:
         if self._admission.refusing is not refused:
             problem = "overloaded" if self._admission.refusing else None
             self.events.publish(EventKind.RELAY, problem=problem, sessions=sessions)
+        if self._settings.shed:
+            self._shed(load)
+
+    def _shed(self, load: Load) -> None:
+        """Leave out, or bring back, what the load of the last second says."""
+        running = {session.session_id: session for session in self.list()}
+        steps = self._shedding.look(
+            load,
+            [*running],
+            willing=[name for name, session in running.items() if session.may_be_shed],
+            viewers=any(session.viewing.status()["now"] for session in running.values()),
+        )
+        for step in steps:
+            if step.session_id is not None:
+                running[step.session_id].shed_frames(step.on)
+            elif self._resources is not None:
+                self._resources.codecs.beside_rests = step.on
+            self.events.publish(EventKind.SHED, step.session_id, what=step.what.value, on=step.on)
+            facts = {
+                "what": step.what.value,
+                "session_id": step.session_id,
+                "strain": round(load.strain, 2),
+                "load": round(load.work, 2),
+            }
+            if step.on:
+                log.warning("relay.shed", **facts)
+            else:
+                log.info("relay.restored", **facts)
 
     def _relay_status(self) -> dict[str, Any]:
         problem = self.why_not_ready()

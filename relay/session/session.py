@@ -26,7 +26,7 @@ from relay.pipeline.resources import PipelineResources
 from relay.processing.comfystream_processor import ComfyStreamProcessor
 from relay.processing.link_record import LinkState
 from relay.processing.server_move import OtherServers
-from relay.session.config import SessionConfig
+from relay.session.config import OnOverload, SessionConfig
 from relay.session.report import SessionReport
 from relay.session.state import TRANSITIONS, EndReason, SessionState
 from relay.sound.server_sound import ServerSound
@@ -207,6 +207,16 @@ class Session:
     def stream_status(self) -> dict[str, Any]:
         """See `SessionReport.stream_status`."""
         return self.report.stream_status()
+
+    @property
+    def may_be_shed(self) -> bool:
+        """Whether frames may be left out when the relay has too much to do."""
+        return not self.state.final and self.config.on_overload is OnOverload.DROP
+
+    def shed_frames(self, shed: bool) -> None:
+        """Whether every second frame is left out from now on."""
+        if not self.state.final:
+            self._pipeline.halve_rate(shed)
 
     def look(self) -> None:
         """Publish what has happened since the last look."""

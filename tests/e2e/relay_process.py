@@ -95,7 +95,8 @@ class RelayProcess:
 @asynccontextmanager
 async def relay_process(**settings: str) -> AsyncIterator[RelayProcess]:
     """Start a relay on 127.0.0.1 and a free port, with `RELAY_*` settings; kill what is left."""
-    settings = {"max_load": "0"} | settings  # how busy the machine of the tests is decides nothing
+    # How busy the machine of the tests is decides nothing.
+    settings = {"max_load": "0", "shed": "false"} | settings
     variables = {f"RELAY_{name.upper()}": value for name, value in settings.items()}
     process = await asyncio.create_subprocess_exec(
         *[sys.executable, "trickle_relay_service.py", "--host", "127.0.0.1", "--port", "0"],

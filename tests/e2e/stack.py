@@ -203,7 +203,8 @@ async def running_stack(
         async with running as comfystream:
             settings.setdefault("comfystream_url", comfystream.url)
             # How busy the machine of the tests is decides nothing.
-            app = create_app(Settings(**{"segment_seconds": 0.5, "max_load": 0.0, **settings}))
+            quiet = {"segment_seconds": 0.5, "max_load": 0.0, "shed": False}
+            app = create_app(Settings(**{**quiet, **settings}))
             runner = web.AppRunner(app, access_log=None)
             await runner.setup()
             try:

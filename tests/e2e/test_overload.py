@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from demo.live_publisher import publish_live
 from demo.segment_writer import SourceChunk
 from demo.test_pattern import PatternOptions, generate
+from relay.observe.load_meter import CODEC_WAIT_LIMIT_S, Load
+from relay.session.shedding import PATIENCE_S
 from tests.e2e.stack import Viewer, in_background, running_stack
 
 
@@ -91,3 +94,55 @@ async def test_the_output_has_the_rate_that_was_asked_for(fps: int) -> None:
     assert status["output"]["frames_repeated"] >= (60 if fps == 60 else 0)
     dropped = status["frames_dropped"].get("processed_frames", {}).get("output_rate", 0)
     assert dropped > 0 or fps > options.fps
+
+
+@pytest.mark.timeout(60)
+async def test_a_relay_with_too_much_to_do_sheds_and_takes_it_back() -> None:
+    """Previews, then every second frame of the session that came last, and not of the one before;
+    what goes out is right all the same. Then the frames come back, then the previews."""
+    options = PatternOptions(plain=True, audio=False)
+    overloaded, calm = Load(cpu=1.0, codec_wait_s=2 * CODEC_WAIT_LIMIT_S), Load(cpu=0.1)
+    viewer = Viewer()
+
+    def shed(status: dict[str, Any]) -> int:
+        return int(status["frames_dropped"].get("decoded_frames", {}).get("shed", 0))
+
+    async with running_stack(shed=True) as stack:
+        await stack.sessions._load.aclose()  # all figures are the test's
+        async with (
+            in_background(publish_live(stack.channel("first"), generate(options))),
+            in_background(publish_live(stack.channel("second"), generate(options))),
+        ):
+            first = await stack.start("first", prompts=[])
+            second = await stack.start("second", prompts=[])
+            await stack.wait_for_status(second, lambda s: s["fps_out"] > 0)
+            preview = f"/session/{second}/preview/input.jpg"
+            for _ in range(6):
+                stack.sessions._note_load(overloaded)
+            await stack.wait_for_status(second, lambda s: s["shed"] and shed(s) > 20)
+            assert (await stack.call("GET", "/capacity"))[1]["shed"] == {
+                "previews": True,
+                "sessions": [second],
+            }
+            status, answer = await stack.call("GET", preview)
+            assert (status, answer["code"]) == (503, "overloaded")
+            assert shed(await stack.status(first)) == 0
+            async with in_background(viewer.watch(stack.channel("second-processed"))):
+                await viewer.wait_for(lambda v: len(v.frames) > 20)
+            for _ in range(3 * PATIENCE_S):
+                stack.sessions._note_load(calm)
+            count = shed(await stack.wait_for_status(second, lambda s: not s["shed"]))
+            assert (await stack.call("GET", "/capacity"))[1]["shed"] == {
+                "previews": False,
+                "sessions": [],
+            }
+            before = (await stack.status(second))["output"]["frames"]
+            status_now = await stack.wait_for_status(
+                second, lambda s: s["output"]["frames"] > before + 20
+            )
+            assert shed(status_now) == count
+            async with stack.http.get(stack.relay_url + preview) as response:
+                assert response.status == 200
+    for frame in viewer.frames:
+        assert frame.number is not None
+        assert frame.pts == options.pts(frame.number)

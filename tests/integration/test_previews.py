@@ -146,3 +146,15 @@ async def test_one_who_goes_does_not_spoil_it_for_others(codecs: CountingExecuto
     results = await asyncio.gather(*asking, return_exceptions=True)
     assert isinstance(results[0], asyncio.CancelledError)
     assert all(getattr(result, "data", None) for result in results[1:])
+
+
+async def test_nothing_is_made_while_previews_rest(codecs: CountingExecutor) -> None:
+    """The relay has too much to do: not even for those who ask."""
+    preview = PicturePreview(codecs, JpegEncoder())
+    preview.show(grey(100))
+    codecs.beside_rests = True
+    assert preview.resting
+    assert await preview.jpeg() is None
+    assert codecs.beside == 0
+    codecs.beside_rests = False
+    assert await preview.jpeg() is not None

@@ -56,3 +56,13 @@ def test_the_limit_may_change() -> None:
     limit.fps = 10
     later = [pts + CLOCK_RATE for pts in at(60, 2.0)]
     assert abs(len(taken(limit, later)) - 20) <= 1
+
+
+def test_every_second_one_can_be_left_out() -> None:
+    """Of those that the limit takes; all of them again, when that is over."""
+    limit = FrameLimit(0)
+    assert [limit.skips() for _ in range(4)] == [False] * 4
+    limit.halved = True
+    assert [limit.skips() for _ in range(6)] == [True, False] * 3
+    limit.halved = False
+    assert [limit.skips() for _ in range(4)] == [False] * 4
