@@ -20,11 +20,12 @@ from yarl import URL
 from relay.check.peers import check_comfystream, check_trickle
 from relay.comfystream.prompt_library import PromptLibrary
 from relay.comfystream.workflows import TextWorkflowError
-from relay.config.settings import Settings, host_rules, servers
+from relay.config.settings import Settings, VideoEncoderName, host_rules, servers
 from relay.config.sources import LoadedSettings
 from relay.config.values import parse_ports
 from relay.config.warnings import security_warnings
 from relay.errors import RelayError
+from relay.media.encoder_choice import AUTO, EncoderChoice, choose_encoder
 from relay.media.self_test import TESTS, try_codec
 from relay.outbound_http import RuledResolver, open_http
 from relay.pipeline.resources import PipelineResources
@@ -77,6 +78,8 @@ async def preflight(
     for name in TESTS:
         problem = await asyncio.to_thread(try_codec, name)
         yield _finding(f"codec {name}", problem, "install the av wheel of requirements.txt")
+    if (wanted := settings.video_encoder) is not VideoEncoderName.LIBX264:
+        yield _encoder_finding(await asyncio.to_thread(choose_encoder, wanted.value))
     for finding in _sockets(settings):
         yield finding
     urls = list(comfystream_urls) or list(servers(settings)) or [settings.comfystream_url]
@@ -104,6 +107,16 @@ def _finding(what: str, problem: str | None, remedy: str) -> Finding:
     if problem is None:
         return Finding(Level.OK, what)
     return Finding(Level.FAIL, f"{what}: {problem}", remedy)
+
+
+def _encoder_finding(choice: EncoderChoice) -> Finding:
+    if choice.name == choice.wanted or not choice.refused:
+        return Finding(Level.OK, f"video encoder {choice.name} works")
+    why = "; ".join(problem for _, problem in choice.refused)
+    what = f"video encoder: {choice.name} takes the place of {choice.wanted}: {why}"
+    if choice.wanted == AUTO:
+        return Finding(Level.OK, f"video encoder {choice.name} works; others do not: {why}")
+    return Finding(Level.WARN, what, "look at the card and its driver, or set RELAY_VIDEO_ENCODER")
 
 
 def _config(loaded: LoadedSettings) -> Iterator[Finding]:

@@ -88,6 +88,17 @@ class IceTransportPolicy(StrEnum):
     """Through a TURN server only."""
 
 
+class VideoEncoderName(StrEnum):
+    """Which H.264 encoder runs, by FFmpeg's name."""
+
+    AUTO = "auto"
+    """The first of a graphics card that works, else x264."""
+    LIBX264 = "libx264"
+    H264_NVENC = "h264_nvenc"
+    H264_QSV = "h264_qsv"
+    H264_AMF = "h264_amf"
+
+
 class Settings(BaseSettings):
     """What an operator can set. Frozen; `load_settings` makes it from flags and environment."""
 
@@ -167,6 +178,12 @@ class Settings(BaseSettings):
     )
     video_bitrate: int = Field(
         0, ge=0, le=200_000_000, description="Of the output, bits per second; 0 chooses by size."
+    )
+    video_encoder: VideoEncoderName = Field(
+        VideoEncoderName.LIBX264,
+        description="`libx264`, or a graphics card's `h264_nvenc` (NVIDIA), `h264_qsv` (Intel),"
+        " `h264_amf` (AMD), which is tried at the start and gives way to x264; `auto`: the first of"
+        " these that works.",
     )
     codec_threads: int = Field(
         0,

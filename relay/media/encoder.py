@@ -1,9 +1,10 @@
-"""Pictures to H.264 access units, with x264: towards the server, and onto the output channel.
+"""Pictures to H.264 access units: towards the server, and onto the output channel.
 
 One picture in, one access unit out, at once: zerolatency, no B-frames, one thread (sliced threads
-would make several slices a picture, and cost more). x264 is told of a constant frame rate, because
-with a variable one it holds a picture back until it knows how long it lasts. So its clock just
-counts pictures, and jumps in the source's timestamps can't confuse it; the source's pts goes
+would make several slices a picture, and cost more). Mostly x264 does it; where another encoder was
+chosen (`encoder_choice`) and fails, x264 takes its place. x264 is told of a constant frame rate,
+because with a variable one it holds a picture back until it knows how long it lasts. So its clock
+just counts pictures, and jumps in the source's timestamps can't confuse it; the source's pts goes
 around it and comes out to the tick. Where pictures come at another rate than x264 was told, it is
 opened anew with the right one at the next keyframe that is due anyway, so that the output has the
 bit rate asked for at any rate of pictures.
@@ -14,11 +15,16 @@ from __future__ import annotations
 from fractions import Fraction
 
 import av
+import structlog
+from av import VideoStream
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 
 from relay.errors import MediaError
 from relay.media.access_unit import CLOCK_RATE, AccessUnit, ElementaryStream, MediaKind
+from relay.media.encoder_open import SOFTWARE, EncoderSettings, open_encoder
+
+_log = structlog.get_logger(__name__)
 
 H264_STREAM = ElementaryStream(MediaKind.VIDEO, "h264", 0x1B)
 """What every unit made here belongs to."""
@@ -26,10 +32,6 @@ H264_STREAM = ElementaryStream(MediaKind.VIDEO, "h264", 0x1B)
 _REFERENCE_BIT_RATE = 1_750_000
 _REFERENCE_PIXEL_RATE = 512 * 512 * 30
 _MIN_BIT_RATE, _MAX_BIT_RATE = 200_000, 12_000_000
-_VBV_SECONDS = 0.25
-_MAX_VBV_BITS = 110 * 1024 * 8
-"""A keyframe may fill the buffer, and must stay below 128 RTP packets of 1200 bytes: more overflow
-the retransmission history, and the jitter buffer, of older aiortc peers."""
 _MAX_STEP = 2 * CLOCK_RATE
 """A longer distance between pictures is a gap, and says nothing about their rate."""
 _RATE_TOLERANCE = 1.1
@@ -72,9 +74,11 @@ class VideoEncoder:
         profile: ``baseline`` (constrained), ``main`` or ``high``.
         preset: x264's; superfast costs 1.4 ms at 512x512, and veryfast twice that.
         threads: of x264, by slices.
+        codec: FFmpeg's name of the encoder.
+        falls_back: whether x264 takes its place when it fails.
 
     Raises:
-        MediaError: x264 refuses these settings.
+        MediaError: the encoder refuses these settings.
     """
 
     def __init__(
@@ -89,6 +93,8 @@ class VideoEncoder:
         profile: str = "high",
         preset: str = "superfast",
         threads: int = 1,
+        codec: str = SOFTWARE,
+        falls_back: bool = True,
     ) -> None:
         if width < 16 or height < 16 or width % 2 or height % 2:
             raise MediaError(
@@ -106,11 +112,14 @@ class VideoEncoder:
         self._profile = profile
         self._preset = preset
         self._threads = threads
+        self.codec = codec
+        """Which encoder runs."""
+        self._falls_back = falls_back
         self._fps = self.fps_hint
         self._interval = CLOCK_RATE / self._fps
         self._steps = 0
         self._pictures = 0
-        self._context: VideoCodecContext | None = self._open(self._fps)
+        self._context: VideoCodecContext | None = self._open()
         self._last_pts: int | None = None
 
     def encode(
@@ -127,7 +136,7 @@ class VideoEncoder:
             Its access unit, `arrived_at` 0.
 
         Raises:
-            MediaError: the picture doesn't fit, x264 failed, or the encoder is closed.
+            MediaError: the picture doesn't fit, encoding failed, or the encoder is closed.
         """
         if self._context is None:
             raise MediaError("the encoder is closed", code="encoder_closed")
@@ -140,20 +149,15 @@ class VideoEncoder:
         self._measure_rate(pts)
         if force_keyframe and self._rate_is_off():
             self._fps = _usual_rate(CLOCK_RATE / self._interval)
-            self._context = self._open(self._fps)
+            self._context = self._open()
             self._pictures = 0
-        saved = frame.pts, frame.time_base, frame.pict_type
-        frame.pts, frame.time_base = self._pictures, self._context.time_base
-        self._pictures += 1
-        # A decoded frame says what it was: left so, x264 would repeat the source's I and B.
-        frame.pict_type = PictureType.I if force_keyframe else PictureType.NONE
         try:
-            packets = self._context.encode(frame)
-        except av.FFmpegError as error:
-            raise MediaError(f"x264 failed: {error}", code="encoder_failed") from error
-        finally:
-            frame.pts, frame.pict_type = saved[0], saved[2]
-            frame.time_base = saved[1] or Fraction(0, 1)
+            packets = self._encode(self._context, frame, force_keyframe)
+        except MediaError as error:
+            self._give_up(error)
+            self._context = self._open()
+            self._pictures = 0
+            packets = self._encode(self._context, frame, True)
         units = [
             AccessUnit(H264_STREAM, bytes(packet), pts, pts, keyframe=packet.is_keyframe)
             for packet in packets
@@ -162,8 +166,26 @@ class VideoEncoder:
         self.keyframes += sum(unit.keyframe for unit in units)
         return units
 
+    def _encode(
+        self, context: VideoCodecContext, frame: av.VideoFrame, force_keyframe: bool
+    ) -> list[av.Packet[VideoStream]]:
+        if context.pix_fmt != frame.format.name:
+            frame = frame.reformat(format=context.pix_fmt)
+        saved = frame.pts, frame.time_base, frame.pict_type
+        frame.pts, frame.time_base = self._pictures, context.time_base
+        self._pictures += 1
+        # A decoded frame says what it was: left so, x264 would repeat the source's I and B.
+        frame.pict_type = PictureType.I if force_keyframe else PictureType.NONE
+        try:
+            return context.encode(frame)
+        except av.FFmpegError as error:
+            raise MediaError(f"{self.codec} failed: {error}", code="encoder_failed") from error
+        finally:
+            frame.pts, frame.pict_type = saved[0], saved[2]
+            frame.time_base = saved[1] or Fraction(0, 1)
+
     def close(self) -> None:
-        """Free x264. Nothing is held back in it, so nothing is lost. Idempotent."""
+        """Free the encoder. Nothing is held back in it, so nothing is lost. Idempotent."""
         self._context = None
 
     def _measure_rate(self, pts: int) -> None:
@@ -179,45 +201,30 @@ class VideoEncoder:
         ratio = self._interval * self._fps / CLOCK_RATE
         return not 1 / _RATE_TOLERANCE < ratio < _RATE_TOLERANCE
 
-    def _open(self, fps: float) -> VideoCodecContext:
-        x264 = {
-            "keyint": max(1, round(self._keyframe_seconds * fps)),
-            "min-keyint": 1,
-            "scenecut": 0,
-            "bframes": 0,
-            "force-cfr": 1,
-            "sliced-threads": int(self._threads > 1),
-            "threads": self._threads,
-            "repeat-headers": 1,
-            "aud": int(self._delimiters),
-        }
+    def _open(self) -> VideoCodecContext:
+        settings = EncoderSettings(
+            self.width,
+            self.height,
+            fps=self._fps,
+            bit_rate=self.bit_rate,
+            keyframe_seconds=self._keyframe_seconds,
+            delimiters=self._delimiters,
+            profile=self._profile,
+            preset=self._preset,
+            threads=self._threads,
+        )
         try:
-            context = av.CodecContext.create("libx264", "w")
-            assert isinstance(context, VideoCodecContext)
-            context.width, context.height, context.pix_fmt = self.width, self.height, "yuv420p"
-            context.framerate = Fraction(fps).limit_denominator(1001)
-            context.time_base = 1 / context.framerate
-            context.bit_rate = self.bit_rate
-            context.max_b_frames = 0
-            context.options = {
-                "preset": self._preset,
-                "tune": "zerolatency",
-                "profile": self._profile,
-                "forced-idr": "1",
-                # What every RGB conversion on the way to here reads and writes (see fitter).
-                "colorspace": "smpte170m",
-                "color_range": "tv",
-                "maxrate": str(self.bit_rate),
-                "bufsize": str(round(min(self.bit_rate * _VBV_SECONDS, _MAX_VBV_BITS))),
-                "x264-params": ":".join(f"{key}={value}" for key, value in x264.items()),
-            }
-            context.open()
-        except (av.FFmpegError, ValueError) as error:
-            raise MediaError(
-                f"x264 does not open for {self.width}x{self.height}: {error}",
-                code="encoder_failed",
-            ) from error
-        return context
+            return open_encoder(self.codec, settings)
+        except MediaError as error:
+            self._give_up(error)
+            return open_encoder(self.codec, settings)
+
+    def _give_up(self, error: MediaError) -> None:
+        """Go on with x264, where that is wanted and not what failed."""
+        if self.codec == SOFTWARE or not self._falls_back:
+            raise error
+        _log.warning("encoder.fell_back", encoder=SOFTWARE, failed=self.codec, error=error.message)
+        self.codec = SOFTWARE
 
 
 def _usual_rate(fps: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from relay.errors import MediaError
 from relay.media.access_unit import AccessUnit, DecodedFrame, ElementaryStream
 from relay.media.encoder import H264_STREAM, VideoEncoder
+from relay.media.encoder_open import SOFTWARE
 from relay.media.muxer import CLOCK_LEAD_S
 from relay.media.segment_muxer import SegmentChunk, SegmentMuxer
 
@@ -33,7 +34,7 @@ class TrickleSegmentEncoder:
         audio: the audio stream to announce from the start, if there will be one.
         video: whether to announce video from the start; without, pictures may still come later.
         clock_lead_s: see `SegmentMuxer`.
-        fps_hint, bit_rate, keyframe_seconds: see `VideoEncoder`.
+        fps_hint, bit_rate, keyframe_seconds, codec: see `VideoEncoder`.
     """
 
     def __init__(
@@ -48,10 +49,12 @@ class TrickleSegmentEncoder:
         fps_hint: float = 30.0,
         bit_rate: int | None = None,
         keyframe_seconds: float = 10.0,
+        codec: str = SOFTWARE,
     ) -> None:
         self._fps_hint = fps_hint
         self._bit_rate = bit_rate
         self._keyframe_seconds = keyframe_seconds
+        self._codec = codec
         self._muxer = SegmentMuxer(
             H264_STREAM if video else None, audio, segment_seconds, clock_lead_s=clock_lead_s
         )
@@ -59,6 +62,11 @@ class TrickleSegmentEncoder:
         self._finished = False
         self._cut = False
         self._passing_on = False
+
+    @property
+    def codec(self) -> str | None:
+        """Which encoder runs, by FFmpeg's name; None while none does."""
+        return self._encoder.codec if self._encoder is not None else None
 
     @property
     def segments(self) -> int:
@@ -148,4 +156,5 @@ class TrickleSegmentEncoder:
             bit_rate=self._bit_rate,
             keyframe_seconds=self._keyframe_seconds,
             delimiters=True,
+            codec=self._codec,
         )

@@ -76,6 +76,7 @@ _ALL = (
         "Left out because there is too much to do: previews (0 or 1), frames (of so many sessions"
         " every second one).",
     ),
+    _gauge("video_encoder", "name", "Always 1; the H.264 encoder that was chosen at the start."),
     _gauge("codec_threads", "", "Threads that decode and encode."),
     _gauge("codec_calls", "", "Codec calls that run or wait."),
     _counter("codec_busy_seconds_total", "", "Time that the codec threads worked, together."),

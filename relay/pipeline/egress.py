@@ -363,6 +363,7 @@ class Egress:
         """The encoder's part of the session status."""
         return {
             "fps_encoded": round(self.encoded.rate, 1),
+            "encoder": self._encoder.codec if self._encoder is not None else None,
             "frames_out_of_order": self.out_of_order,
             "frames_repeated": self.repeated,
         } | self.audio.status()

@@ -11,6 +11,7 @@ from relay.config.settings import IceTransportPolicy, Settings
 from relay.journal import Journal
 from relay.media.access_unit import ElementaryStream
 from relay.media.encoder import VideoEncoder, default_bit_rate
+from relay.media.encoder_open import SOFTWARE
 from relay.media.muxer import CLOCK_LEAD_S
 from relay.media.segment_encoder import TrickleSegmentEncoder
 from relay.observe.event_hub import EventHub
@@ -39,6 +40,7 @@ class PipelineResources:
         http: for trickle and signalling; without a connection limit or a total timeout.
         events: takes what happens to the sessions; None makes one.
         candidates: what of a server's answer is admitted; None admits all.
+        video_encoder: that works here, see `relay.media.encoder_choice`.
     """
 
     def __init__(
@@ -47,10 +49,12 @@ class PipelineResources:
         http: aiohttp.ClientSession,
         events: EventHub | None = None,
         candidates: AnswerCandidates | None = None,
+        video_encoder: str = SOFTWARE,
     ) -> None:
         self.settings = settings
         self.http = http
         self.events = events or EventHub()
+        self.video_encoder = video_encoder
         self.codecs = CodecExecutor(settings.codec_threads)
         self.webrtc_options = WebRTCOptions(
             ice=_ice_options(settings, http),
@@ -89,6 +93,7 @@ class PipelineResources:
             height,
             profile="baseline",
             preset="ultrafast",
+            codec=self.video_encoder,
             bit_rate=round(UPLINK_BIT_RATE * default_bit_rate(width, height, UPLINK_FPS)),
         )
 
@@ -112,6 +117,7 @@ class PipelineResources:
             video=video,
             clock_lead_s=PROCESSED_CLOCK_LEAD_S if processed else CLOCK_LEAD_S,
             bit_rate=self.settings.video_bitrate or None,
+            codec=self.video_encoder,
         )
 
     async def aclose(self) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import structlog
 
-from relay.config.settings import Settings, host_rules
+from relay.config.settings import Settings, VideoEncoderName, host_rules
 from relay.config.values import parse_ports
 from relay.errors import BusyError, RelayError, RequestError
 from relay.host_rules import HostNotAllowedError
+from relay.media.encoder_choice import choose_encoder
 from relay.observe.event_hub import EventHub, EventKind
 from relay.observe.load_meter import Load, LoadMeter
 from relay.observe.loop_lag import LoopLag
@@ -86,7 +87,11 @@ class SessionManager:
             tls_insecure=self._settings.tls_insecure,
         )
         self._resources = resources = PipelineResources(
-            self._settings, http, self.events, AnswerCandidates(self._resolver)
+            self._settings,
+            http,
+            self.events,
+            AnswerCandidates(self._resolver),
+            video_encoder=await self._choose_encoder(),
         )
         self._servers = ServerChoice(self._settings, resources.leases, http)
         self._servers.start()
@@ -219,6 +224,7 @@ class SessionManager:
         own.count("event_listeners_dropped_total", by=self.events.listeners_too_slow)
         if self._resources is not None:
             codecs = self._resources.codecs
+            own.stands("video_encoder", self._resources.video_encoder)
             own.stands("codec_threads", at=codecs.threads)
             own.stands("codec_calls", at=codecs.calls)
             own.count("codec_busy_seconds_total", by=codecs.busy_s)
@@ -358,6 +364,12 @@ class SessionManager:
     def warm(self) -> bool:
         """Whether a session that comes now finds a server that is there, and has its models."""
         return self._servers is not None and self._servers.ready
+
+    async def _choose_encoder(self) -> str:
+        wanted = self._settings.video_encoder
+        if wanted is VideoEncoderName.LIBX264:
+            return wanted.value  # needs no proof
+        return (await asyncio.to_thread(choose_encoder, wanted.value)).name
 
     async def _take_over(self, journal: SessionJournal, resources: PipelineResources) -> None:
         """Deal with what a process that was killed left: take its sessions up again, where the
