@@ -15,14 +15,15 @@ async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]], *, timeout_s: floa
     Their results and errors are consumed: whoever cares looked before. If the caller is
     cancelled meanwhile, the tasks stay cancelled and CancelledError goes on.
     """
-    pending = [task for task in tasks if not task.done()]
+    every = list(tasks)
+    pending = [task for task in every if not task.done()]
     for task in pending:
         task.cancel()
     if pending:
-        done, _ = await asyncio.wait(pending, timeout=timeout_s)
-        for task in done:
-            if not task.cancelled():
-                task.exception()
+        await asyncio.wait(pending, timeout=timeout_s)
+    for task in every:
+        if task.done() and not task.cancelled():
+            task.exception()
 
 
 async def run_beside(main: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, object]) -> T:

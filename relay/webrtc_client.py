@@ -96,6 +96,7 @@ class WebRTCClient:
         on_text: Callable[[str | bytes], None] = lambda _: None,
     ) -> None:
         self.ledger = FrameLedger()
+        self._complete = complete
         self._on_text = on_text
         self._exchange_offer = exchange_offer
         self._options = options
@@ -384,9 +385,9 @@ class WebRTCClient:
         assert self._sender is not None
         assert self._incoming is not None
         self._incoming.ask_for_tail()
-        await aiortc_internals.send_again(
-            self._sender, self.ledger.identifier.in_flight + self._options.announce_next_frame
-        )
+        frames = self.ledger.identifier.in_flight + self._options.announce_next_frame
+        with contextlib.suppress(ConnectionError):  # the connection ends, which others notice
+            await aiortc_internals.send_again(self._sender, frames)
 
     async def _limit_bitrate(self) -> None:
         """Tell the server's encoder its rate with the first packet: it starts at 1 Mbit/s and
@@ -395,10 +396,16 @@ class WebRTCClient:
         await self._incoming.first_packet.wait()
         await self._incoming.limit_bitrate(self._options.bit_rate)
 
+    def _drain_timeout_s(self) -> float:
+        if not self._complete:
+            return DRAIN_TIMEOUT_S
+        return max(self._options.media_timeout_s, 3 * self.ledger.slowest_recent_s())
+
     async def drain(self) -> None:
-        """Return when what is under way has come back; nobody waits long for the last ones."""
+        """Return when what is under way has come back; nobody waits long for the last ones, unless
+        every frame has to come back."""
         try:
-            async with asyncio.timeout(DRAIN_TIMEOUT_S):
+            async with asyncio.timeout(self._drain_timeout_s()):
                 while self.ledger.identifier.in_flight:
                     await self._flight.wait_for_return()
         except TimeoutError:

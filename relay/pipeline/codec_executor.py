@@ -9,11 +9,12 @@ cancels may close the codec at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from relay.cores import usable_cores
 from relay.stats import Histogram
@@ -99,13 +100,20 @@ class CodecExecutor:
                 self._busy_s += time.perf_counter() - began_at
 
     async def _run(self, pool: ThreadPoolExecutor, call: Callable[..., T], *args: object) -> T:
-        future = asyncio.get_running_loop().run_in_executor(pool, call, *args)
+        job = pool.submit(call, *args)
+        future = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             # A running call can't be interrupted; a codec call ends within milliseconds.
-            if not future.cancel():
-                await asyncio.wait([future])
-            if not future.cancelled():
-                future.exception()
+            if not job.cancel():
+                await _ended(future)
             raise
+
+
+async def _ended(future: asyncio.Future[Any]) -> None:
+    """Return when it is done, also if that is asked for to end."""
+    while not future.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([future])
+    future.exception()

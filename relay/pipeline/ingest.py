@@ -19,7 +19,7 @@ from relay.media.stream_decoder import TrickleStreamDecoder
 from relay.observe.tally import Tally
 from relay.pipeline.codec_executor import CodecExecutor
 from relay.pipeline.source_pace import SourcePace
-from relay.queues import MediaQueue, QueueClosed
+from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
 from relay.stats import Histogram, RateMeter
 from relay.trickle.subscriber import TrickleSubscriber
 
@@ -63,7 +63,8 @@ class Ingest:
         self._on_video_time = on_video_time
         self._on_picture = on_picture
         self._clock = clock
-        self._edge = LiveEdge()
+        self._edge = LiveEdge() if frames.policy is not OverflowPolicy.WAIT else None
+        """None where every frame goes through, old ones too."""
 
     async def run(self) -> None:
         """Read the input channel to its end, then close the frame queue, whatever happened.
@@ -78,7 +79,8 @@ class Ingest:
                         await self._take(self._decoder.demux(data, self._clock()))
                     await self._take(self._decoder.segment_boundary(self._clock()))
             await self._queue(await self._codecs.run(self._decoder.flush))
-            await self._put(self._edge.flush())
+            if self._edge is not None:
+                await self._put(self._edge.flush())
         except QueueClosed:
             pass  # stopped while frames waited
         finally:
@@ -105,7 +107,7 @@ class Ingest:
             self.decoded.tick()
             self.pace.note(frame.pts)
             self._on_picture(frame)
-            await self._put(self._edge.admit(frame))
+            await self._put(self._edge.admit(frame) if self._edge is not None else [frame])
 
     async def _put(self, frames: list[DecodedFrame]) -> None:
         for frame in frames:

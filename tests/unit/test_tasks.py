@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -107,3 +108,21 @@ async def test_what_must_not_be_cut_off_comes_to_its_end() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not ended.is_set()
+
+
+async def test_errors_of_tasks_that_ended_before_are_fetched_too() -> None:
+    """The loop would warn of them later, without a word of where they come from."""
+    warned: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: warned.append(context["message"])
+    )
+
+    async def fail() -> None:
+        raise ValueError("broken")
+
+    task = asyncio.create_task(fail())
+    await asyncio.wait([task])
+    await cancel_and_wait([task])
+    del task
+    gc.collect()
+    assert warned == []
