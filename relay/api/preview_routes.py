@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -32,6 +33,7 @@ SEND_BUFFER_BYTES = 256 << 10
 """What is live does not wait in the system's buffers, which grow to megabytes: half a second at
 4 Mbit/s. Linux doubles it."""
 WIDEST = 4096
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 BOUNDARY = "picture"
 NO_PICTURE_RETRY_S = 1
 RESTING_RETRY_S = 10
@@ -312,7 +314,7 @@ def _width(request: web.Request) -> int | None:
     given = request.query.get("width")
     if given is None:
         return None
-    if not given.isascii() or not given.isdigit() or not 1 <= int(given[:9]) <= WIDEST:
+    if not _WHOLE_NUMBER.fullmatch(given) or not 1 <= int(given) <= WIDEST:
         problem = f"must be a whole number from 1 to {WIDEST}"
         raise ValidationFailed([{"field": "width", "problem": problem}])
     return int(given)

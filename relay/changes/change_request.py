@@ -8,6 +8,7 @@ keys that are not for us.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ PARAMETERS = frozenset({*CHANGE_FIELDS, "max_framerate"})
 """What a control channel's message can change."""
 HIGHEST_FRAMERATE = 60
 """pytrickle's."""
+_WHOLE_NUMBER = re.compile(r"\s*([0-9]{1,9})\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +134,8 @@ class _Reader:
 
     def _whole(self, value: object) -> int | None:
         number = value
-        if self._lenient and isinstance(number, str) and number.strip().isdecimal():
-            number = int(number[:10])
+        if self._lenient and isinstance(number, str) and (text := _WHOLE_NUMBER.fullmatch(number)):
+            number = int(text[1])
         if isinstance(number, float) and number.is_integer():
             number = int(number)
         return number if isinstance(number, int) and not isinstance(number, bool) else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 import uuid
 from collections import deque
@@ -25,6 +26,7 @@ EVENTS_KEPT = 2048
 EVENTS_FOR_A_LISTENER = 256
 """Beside those that he missed, and gets first."""
 MOST_LISTENERS = 64
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 class EventKind(StrEnum):
@@ -225,7 +227,7 @@ class EventHub:
     def _number_of(self, event_id: str | None) -> int | None:
         """None for what is no id of this process: all that happened in it is news."""
         run_id, _, number = (event_id or "").partition("-")
-        return int(number) if run_id == self.run_id and number.isdecimal() else None
+        return int(number) if run_id == self.run_id and _NUMBER.fullmatch(number) else None
 
     def _event(
         self, kind: EventKind, session_id: str | None, number: int | None, data: dict[str, Any]

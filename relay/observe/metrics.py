@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -14,7 +14,7 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
 from prometheus_client.registry import Collector
 
 from relay import __version__
@@ -44,13 +44,20 @@ def expose(tallies: Named, accept: str, *, per_session: bool) -> tuple[bytes, st
     registry.register(_Snapshot(_merged(tallies, per_session), per_session))
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
-    encode, content_type = choose_encoder(accept)
+    encode, content_type = _encoder(accept)
     return encode(registry), content_type
 
 
 def build_info() -> tuple[str, ...]:
     """Labels of the metric of that name."""
     return __version__, commit(), platform.python_version(), version("aiortc"), version("av")
+
+
+def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):  # it compares versions, and takes any word for one
+        return generate_latest, CONTENT_TYPE_PLAIN_0_0_4
 
 
 def _merged(tallies: Named, per_session: bool) -> dict[str, Tally]:

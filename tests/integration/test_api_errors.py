@@ -269,6 +269,18 @@ async def test_errors_of_the_relay_keep_their_status(
     assert error["status"] == "wedged"
 
 
+@pytest.mark.parametrize(
+    "width", ["000000001" + "0" * 5000, "0000000019999999", "4097", "0", "many", "٤"]
+)
+async def test_a_width_that_is_none_is_422(client: Client, width: str) -> None:
+    """However many digits there are of it."""
+    async with client.post("/session/start", json=start_body()) as answer:
+        session_id = (await answer.json())["session_id"]
+    path = f"/session/{session_id}/preview/output.jpg"
+    error = await error_of(client, "GET", path, 422, params={"width": width})
+    assert error["details"][0]["field"] == "width"
+
+
 async def test_our_own_fault_is_500_and_tells_nothing(
     client: Client, sessions: FakeSessions, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,6 +81,7 @@ def test_what_the_api_refuses(params: dict[str, Any], words: str) -> None:
         ({"params": {"width": 320}}, SessionChange(width=320)),
         ({"model_id": "x", "width": 320}, SessionChange(width=320)),
         ({"max_framerate": "24", "width": 320}, SessionChange(width=320, max_fps=24)),
+        ({"width": " " * 12 + "640 "}, SessionChange(width=640)),
     ],
 )
 def test_what_gateways_send(message: dict[str, Any], change: SessionChange) -> None:

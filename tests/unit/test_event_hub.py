@@ -68,6 +68,15 @@ async def test_an_event_names_its_session_and_its_time(hub: EventHub) -> None:
     assert hub.id_of(event) == "run-1"
 
 
+@pytest.mark.parametrize("last", ["run-" + "1" * 5000, "run-", "run--1", "1", ""])
+async def test_an_id_that_is_none_of_ours_asks_for_all(hub: EventHub, last: str) -> None:
+    """It may be of a process before this one, or of nobody's."""
+    tell(hub, "1", "2")
+    listener = listen(hub, "a", after=last)
+    hub.close()
+    assert states(await waiting(listener)) == ["1", "2"]
+
+
 async def test_a_reader_goes_on_where_he_was(hub: EventHub) -> None:
     """By the id of the last event he read; what others have is not his."""
     tell(hub, "1", "2")

@@ -57,6 +57,14 @@ def test_sessions_add_up() -> None:
     assert found["end_to_end_latency_seconds_sum"] == pytest.approx(2 * 99.209)
 
 
+@pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
+def test_a_version_that_is_none_is_answered_with_plain_text(kind: str) -> None:
+    """Any client may send any Accept header."""
+    body, content_type = expose([("", session())], f"{kind};version=abc", per_session=False)
+    assert content_type.startswith("text/plain; version=0.0.4")
+    assert b"frames_total" in body
+
+
 def test_buckets_hold_what_they_say() -> None:
     """Bounds are inclusive, each bucket has all below it, and the last has all."""
     found = scraped(("a", session()))
