@@ -318,6 +318,7 @@ class Channel:
                 claim.revoked.set_result(Revoked.OVER_LIMIT)
             raise OverLimit(claim.seq)
         if claim.revoked.done():  # it made room for itself
+            self._account(-len(data))
             return
         self.touch()
         self._counts["bytes_in"] += len(data)
@@ -338,7 +339,11 @@ class Channel:
     def _lose(self, claim: SegmentClaim) -> None:
         self._claims.pop(claim.seq, None)
         buffer = claim.buffer
-        if buffer is None or buffer.closed:
+        if buffer is None:
+            if claim.seq < self.edge:  # nobody will begin it any more
+                self._wake(claim.seq, None)
+            return
+        if buffer.closed:
             return
         if buffer.seq + 1 < self.edge:
             self._close_buffer(buffer, truncated=True)

@@ -180,6 +180,18 @@ async def test_a_preconnect_that_others_have_passed_does_not_hold_its_readers() 
     assert idle.revoked.result() is Revoked.SEGMENT_CLOSED
 
 
+async def test_a_lost_preconnect_that_others_have_passed_lets_its_readers_go() -> None:
+    """At once: nobody will begin that number any more."""
+    channel = make_channel(resume_grace_s=3600.0)
+    vanishing = channel.claim(0)
+    reading = await waiting(channel, 0)
+    write(channel, 1)
+    vanishing.lose()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert isinstance(reading.exception(), NotInWindow)
+
+
 async def test_a_preconnect_below_the_window_is_refused_and_its_readers_told() -> None:
     """A number that the window has left is not held for a writer that never came."""
     channel = make_channel()
@@ -440,6 +452,18 @@ async def test_a_segment_that_is_dropped_for_memory_in_the_middle_refuses_its_wr
     slow.append(bytes(10))
     assert await readable(channel, 0, 1) == [1]
     assert registry.bytes_held == 600
+
+
+async def test_bytes_that_no_segment_took_are_not_counted() -> None:
+    """Those that came for a segment which had to go to make room for them."""
+    registry = make_registry(Clock(), max_total_bytes=1000)
+    channel = registry.create("camera", "")
+    slow, quick = channel.claim(0), channel.claim(1)
+    slow.append(bytes(600))
+    quick.append(bytes(100))
+    slow.append(bytes(500))
+    assert slow.revoked.result() is Revoked.SEGMENT_CLOSED
+    assert registry.bytes_held == channel.bytes_held == 100
 
 
 async def test_the_sweep_frees_what_the_window_has_left_in_time() -> None:
