@@ -27,6 +27,8 @@ class Step(StrEnum):
     """The publisher is not there yet; ask again later."""
     LOOK = "look"
     """Numbers don't fit together: find out where the edge is, then `SegmentCursor.look`."""
+    RESTARTED = "restarted"
+    """The channel began anew; ask for `SegmentCursor.number`, which is lower now."""
 
 
 @dataclass(slots=True)
@@ -75,22 +77,21 @@ class SegmentCursor:
         if self.number >= 0:
             self._skip(seq - self.number)
         self.number = seq
-        behind = 0 if reply.latest is None else reply.latest - 1 - seq
-        if self.max_lag_segments is not None and behind > self.max_lag_segments:
-            self._jump(reply)
-            return Step.JUMPED
+        limit, edge = self.max_lag_segments, reply.latest
+        if limit is not None and edge is not None and edge - 1 - seq > limit:
+            return self._jump(edge, reply.oldest)
         return Step.DELIVER
 
     def on_not_in_window(self, reply: Reply) -> Step:
         """A 470 for `number`."""
+        self._lower_seen = False
         latest = reply.latest
         if latest is None:
             return Step.LOOK
         if self.number < 0 or latest == self.number:
             return Step.WAIT
         if latest > self.number:
-            self._jump(reply)
-            return Step.JUMPED
+            return self._jump(latest, reply.oldest)
         return Step.LOOK if self.begun_anew(latest) else Step.WAIT
 
     def begun_anew(self, edge: int) -> bool:
@@ -100,12 +101,16 @@ class SegmentCursor:
         """
         return self.delivered is not None and edge < self.number - 1
 
-    def look(self, edge: int) -> None:
-        """The edge was found to be at `edge`: go there if the channel has begun anew."""
+    def look(self, edge: int) -> Step:
+        """The edge was found to be at `edge`: RESTARTED if the channel has begun anew, JUMPED if
+        it has left `number` behind, else WAIT."""
         if self.begun_anew(edge):
-            self.go_to_edge(edge)
+            return self.go_to_edge(edge)
+        if edge > self.number and not self._lower_seen:
+            return self._jump(edge)
+        return Step.WAIT
 
-    def go_to_edge(self, edge: int) -> None:
+    def go_to_edge(self, edge: int) -> Step:
         """Follow a channel that began anew, with the segment that begins next.
 
         Not the current one: behind a fresh edge the server may still serve old segments.
@@ -114,6 +119,7 @@ class SegmentCursor:
         self.restarted = True
         self.number = edge
         self.delivered = None
+        return Step.RESTARTED
 
     def pass_over(self) -> None:
         """`number` is not worth delivering; the next one is wanted."""
@@ -127,19 +133,19 @@ class SegmentCursor:
         self.skipped_before = 0
         self.restarted = False
 
-    def _jump(self, reply: Reply) -> None:
-        assert reply.latest is not None
+    def _jump(self, edge: int, oldest: int | None = None) -> Step:
         match self.policy:
             case JumpPolicy.NEXT:
-                target = reply.latest
+                target = edge
             case JumpPolicy.LATEST:
-                target = reply.latest - 1
+                target = edge - 1
             case JumpPolicy.OLDEST:
-                target = reply.latest - REFERENCE_WINDOW if reply.oldest is None else reply.oldest
+                target = edge - REFERENCE_WINDOW if oldest is None else oldest
         target = max(target, self.number + 1)
         self.jumps += 1
         self._skip(target - self.number)
         self.number = target
+        return Step.JUMPED
 
     def _skip(self, count: int) -> None:
         self.skipped_segments += count

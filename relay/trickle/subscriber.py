@@ -317,21 +317,14 @@ class TrickleSubscriber:
                 )
             case Step.WAIT:
                 await self._wait_for_writer()
+            case Step.RESTARTED:
+                self._replay_guard.restarted()
+                self._limited_log.warning(
+                    "trickle.subscriber.restarted", to_seq=self._cursor.number
+                )
             case Step.LOOK:
                 edge = await self._requests.edge()
-                if edge is None:
-                    await self._wait_for_writer()
-                else:
-                    self._look(edge)
-
-    def _look(self, edge: int) -> None:
-        if self._cursor.begun_anew(edge):
-            self._follow_restart(edge)
-
-    def _follow_restart(self, edge: int) -> None:
-        self._cursor.go_to_edge(edge)
-        self._replay_guard.restarted()
-        self._limited_log.warning("trickle.subscriber.restarted", to_seq=self._cursor.number)
+                await self._take(Step.WAIT if edge is None else self._cursor.look(edge), asked)
 
     async def _wait_for_writer(self) -> None:
         """The publisher is a little behind what we want: ask again soon, not for ever."""
@@ -345,7 +338,7 @@ class TrickleSubscriber:
         self._waiting_for_writer = None
         edge = await self._requests.edge()
         if edge is not None and edge < self._cursor.number:
-            self._follow_restart(edge)
+            await self._take(self._cursor.go_to_edge(edge), self._cursor.number)
 
     # -- beginning and ending ---------------------------------------------------------------
 

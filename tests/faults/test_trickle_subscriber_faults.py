@@ -160,6 +160,19 @@ async def test_470_without_its_headers_is_survived() -> None:
         assert await receive(server) == [(0, b"0"), (1, b"1")]
 
 
+async def test_behind_the_window_a_bare_470_does_not_stop_the_stream() -> None:
+    """The edge that is asked for says how far to jump."""
+
+    async def gone(exchange: Exchange) -> None:
+        await exchange.reply(470)
+
+    async with serving(b"0", gone, gone, b"3", edges=[4]) as server:
+        source = subscriber(server.url + "camera", start=0)
+        assert await read_all(source) == [(0, b"0"), (3, b"3")]
+        assert (source.stats.jumps, source.stats.skipped_segments) == (1, 2)
+        await source.aclose()
+
+
 async def test_failing_servers_are_retried_with_pauses() -> None:
     """5xx, a cut before the reply, a reset: the same number is asked for again."""
     failures = iter(["500", "503", "cut", "reset", "429"])

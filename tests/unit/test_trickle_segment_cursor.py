@@ -60,7 +60,7 @@ def test_a_lower_seq_is_checked_once_then_left_to_its_bytes() -> None:
     """First the edge is looked at; if a server insists, its numbers say nothing."""
     cursor = cursor_after(5)
     assert cursor.on_segment(ok(2)) is Step.LOOK
-    cursor.look(6)  # the edge is where it should be
+    assert cursor.look(6) is Step.WAIT  # the edge is where it should be
     assert cursor.number == 5
     assert cursor.on_segment(ok(2)) is Step.DOUBT
     assert cursor.number == 5
@@ -70,7 +70,7 @@ def test_a_lower_seq_with_a_low_edge_is_a_restart() -> None:
     """The channel began anew: it is followed from its edge, once."""
     cursor = cursor_after(50)
     assert cursor.on_segment(ok(2)) is Step.LOOK
-    cursor.look(3)
+    assert cursor.look(3) is Step.RESTARTED
     assert (cursor.number, cursor.restarts, cursor.restarted) == (3, 1, True)
 
 
@@ -111,7 +111,7 @@ def test_far_ahead_of_the_publisher_is_a_restart() -> None:
     """An edge well below what was delivered means that the publisher started over."""
     cursor = cursor_after(10)
     assert cursor.on_not_in_window(gone(1)) is Step.LOOK
-    cursor.look(1)
+    assert cursor.look(1) is Step.RESTARTED
     assert (cursor.number, cursor.restarts) == (1, 1)
 
 
@@ -121,8 +121,11 @@ def test_a_start_beyond_the_edge_waits() -> None:
 
 
 def test_a_470_without_latest_needs_a_look() -> None:
-    """There is nothing to decide by."""
-    assert cursor_after(10).on_not_in_window(gone(None)) is Step.LOOK
+    """There is nothing to decide by but the edge: behind the window, at it, or begun anew."""
+    for edge, step, number in ((20, Step.JUMPED, 19), (10, Step.WAIT, 10), (3, Step.RESTARTED, 3)):
+        cursor = cursor_after(10)
+        assert cursor.on_not_in_window(gone(None)) is Step.LOOK
+        assert (cursor.look(edge), cursor.number) == (step, number)
 
 
 def test_too_far_behind_jumps_although_the_segment_is_there() -> None:
