@@ -71,6 +71,8 @@ class AudioDecoder:
             while self._marks and self._marks[0][0] <= begin:
                 self._next_pts = self._marks.popleft()[1]
             self._decode(coded, unit.arrived_at, decoded)
+        if unit.damaged:
+            self._rest = b""  # what follows is not its other half
         while len(self._marks) > MAX_MARKS:
             self._marks.popleft()
         return decoded

@@ -28,27 +28,54 @@ _MAPPINGS = {
 
 
 def packets(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Each whole packet: where its control header begins, where its data begins and ends."""
-    position = 0
-    while position + 3 <= len(data):
-        word = data[position] << 8 | data[position + 1]
-        if word & 0xFFE0 != 0x7FE0:
+    """Each whole packet: where its control header begins, where its data begins and ends. Bytes
+    that are no packet are skipped.
+
+    A packet is believed if another header, or the end of what is there, follows it.
+    """
+    position = data.find(0x7F)
+    while 0 <= position < len(data):
+        span = _span(data, position)
+        if span is None or (span[1] < len(data) and not _may_begin(data, span[1])):
+            position = data.find(0x7F, position + 1)
+            continue
+        begin, end = span
+        if end > len(data):
             return
-        begin, size = position + 2, 0
-        while begin < len(data) and data[begin] == 255:
-            size += 255
-            begin += 1
-        if begin >= len(data):
-            return
-        size += data[begin]
+        yield position, begin, end
+        position = end
+
+
+def _may_begin(data: bytes, position: int) -> bool:
+    """Whether a control header begins there, as far as it is there."""
+    return data[position] == 0x7F and (
+        position + 1 == len(data) or data[position + 1] & 0xE0 == 0xE0
+    )
+
+
+def _span(data: bytes, position: int) -> tuple[int, int] | None:
+    """Where the data of the packet at `position` begins and ends, the latter beyond `data` if not
+    all of it is there; None if there is no packet."""
+    if not _may_begin(data, position):
+        return None
+    incomplete = len(data), len(data) + 1
+    if len(data) - position < 3:
+        return incomplete
+    flags = data[position + 1]
+    begin, size = position + 2, 0
+    while begin < len(data) and data[begin] == 255:
+        size += 255
         begin += 1
-        begin += 2 * bool(word & 0x10) + 2 * bool(word & 0x08)  # trim at start, at end
-        if word & 0x04 and begin < len(data):  # control extension
-            begin += 1 + data[begin]
-        if size == 0 or begin + size > len(data):
-            return
-        yield position, begin, begin + size
-        position = begin + size
+    if begin >= len(data):
+        return incomplete
+    size += data[begin]
+    begin += 1
+    begin += 2 * bool(flags & 0x10) + 2 * bool(flags & 0x08)  # trim at start, at end
+    if flags & 0x04:  # control extension
+        if begin >= len(data):
+            return incomplete
+        begin += 1 + data[begin]
+    return (begin, begin + size) if size else None
 
 
 def control_header(size: int) -> bytes:

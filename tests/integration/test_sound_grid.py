@@ -38,6 +38,19 @@ def on_grid(units: Iterable[AccessUnit]) -> tuple[AudioGrid, list[SoundBlock]]:
     return grid, blocks + grid.finish()
 
 
+@pytest.mark.parametrize("codec", ["aac", "libopus"])
+def test_a_damaged_unit_silences_nothing_but_itself(codec: str) -> None:
+    """The middle of one is missing: what comes after is heard as before."""
+    units = tone_units(1.0, codec=codec, start_pts=START)
+    decoder = AudioDecoder()
+    whole = [pcm.pts for unit in units for pcm in decoder.decode(unit)]
+    data = units[10].data
+    units[10].data, units[10].damaged = data[: len(data) // 3] + data[-len(data) // 4 :], True
+    decoder = AudioDecoder()
+    heard = [pcm.pts for unit in units for pcm in decoder.decode(unit)]
+    assert [pts for pts in heard if pts > units[11].pts] == [p for p in whole if p > units[11].pts]
+
+
 def joined(blocks: list[SoundBlock]) -> Samples:
     return np.concatenate([block.samples for block in blocks])
 
