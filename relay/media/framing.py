@@ -115,6 +115,7 @@ class VideoFraming:
     ) -> None:
         self.stream = stream
         self._scan = _SCANNERS.get(stream.codec, _scan_opaque)
+        self._without_delimiter = _WITHOUT_DELIMITER.get(stream.codec, _as_it_is)
         self._clock = clock
         self._stats = stats
         self._broken = False
@@ -158,7 +159,9 @@ class VideoFraming:
             self._keep_prefix(data, scan)
             return self._release_held()
         if self._prefix:
-            data = _behind_delimiter(self._prefix, data)
+            # Behind the delimiter that the access unit may begin with.
+            rest = self._without_delimiter(data)
+            data = data[: len(data) - len(rest)] + self._prefix + rest
             self._prefix = b""
             scan = self._scan(data)
         times = self._times(pes)
@@ -286,13 +289,9 @@ class VideoFraming:
 
     def _keep_prefix(self, data: bytes, scan: UnitScan) -> None:
         if scan.parameters and len(self._prefix) + len(data) <= MAX_PREFIX_BYTES:
-            self._prefix += h264.without_delimiter(data) if self._is_h264 else data
+            self._prefix += self._without_delimiter(data)
         else:
             self._stats.drop("no_picture")
-
-    @property
-    def _is_h264(self) -> bool:
-        return self.stream.codec == "h264"
 
     def _read_sps(self, data: bytes) -> None:
         sps = h264.find_sps(data)
@@ -303,14 +302,6 @@ class VideoFraming:
             self._sps = parse_sps(sps)
         except MediaError:
             self._sps = None
-
-
-def _behind_delimiter(prefix: bytes, data: bytes) -> bytes:
-    """`prefix` in front of the access unit, but behind the delimiter it may begin with."""
-    if not h264.starts_with_delimiter(data):
-        return prefix + data
-    rest = h264.without_delimiter(data)
-    return data[: len(data) - len(rest)] + prefix + rest
 
 
 def _scan_mpeg2(data: bytes) -> UnitScan:
@@ -333,10 +324,19 @@ def _scan_opaque(data: bytes) -> UnitScan:
     return UnitScan(has_slice=bool(data), keyframe=True)
 
 
+def _as_it_is(data: bytes) -> bytes:
+    return data
+
+
 _SCANNERS: dict[str, Callable[[bytes], UnitScan]] = {
     "h264": h264.scan,
     "hevc": hevc.scan,
     "mpeg1video": _scan_mpeg2,
     "mpeg2video": _scan_mpeg2,
     "mpeg4": _scan_mpeg4,
+}
+
+_WITHOUT_DELIMITER: dict[str, Callable[[bytes], bytes]] = {
+    "h264": h264.without_delimiter,
+    "hevc": hevc.without_delimiter,
 }

@@ -49,7 +49,14 @@ def scan(data: bytes) -> UnitScan:
 
 def with_delimiter(data: bytes) -> bytes:
     """The access unit with a delimiter in front, as MPEG-TS demands (ISO/IEC 13818-1, 2.17.1)."""
-    first = next(nal_positions(data), None)
-    if first is not None and (data[first[1]] >> 1) & 0x3F == _DELIMITER:
-        return data
-    return ACCESS_UNIT_DELIMITER + data
+    return data if without_delimiter(data) is not data else ACCESS_UNIT_DELIMITER + data
+
+
+def without_delimiter(data: bytes) -> bytes:
+    """The access unit without delimiters in front; `data` itself if there are none."""
+    delimited = False
+    for start, header in nal_positions(data):
+        if (data[header] >> 1) & 0x3F != _DELIMITER:
+            return data[start:] if delimited else data
+        delimited = True
+    return b"" if delimited else data

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from relay.media import hevc
 from relay.media.access_unit import PTS_MODULUS, AccessUnit, ElementaryStream, MediaKind
+from relay.media.annexb import START_CODE
 from relay.media.demuxer import TsDemuxer
 from relay.media.muxer import TsMuxer
 from relay.media.psi import PAT_PID, build_pat, build_pmt
@@ -412,6 +414,23 @@ def test_parameter_sets_in_a_pes_of_their_own_join_their_picture() -> None:
     data += writer.pes(VIDEO_PID, pes(DELIMITER + IDR_SLICE + b"a" * 9, 0, bounded=True))
     (unit,) = demux(data)
     assert unit.data == DELIMITER + SPS_PPS + IDR_SLICE + b"a" * 9
+    assert unit.keyframe
+
+
+def test_hevc_parameter_sets_join_their_picture_behind_its_own_delimiter() -> None:
+    """H.265 numbers its NAL units otherwise than H.264."""
+    stream = ElementaryStream(MediaKind.VIDEO, "hevc", 0x24)
+    sets = b"".join(START_CODE + bytes((kind << 1, 1)) + b"\x01" * 9 for kind in (32, 33, 34))
+    key = START_CODE + b"\x26\x01\xaf" + b"a" * 9
+    delimiter = hevc.ACCESS_UNIT_DELIMITER
+    writer = PacketWriter()
+    data = writer.tables((VIDEO_PID, stream))
+    data += writer.pes(VIDEO_PID, pes(delimiter + sets, 0, bounded=True))
+    data += writer.pes(VIDEO_PID, pes(delimiter + key, 0, bounded=True))
+    (unit,) = demux(data)
+    assert unit.data == delimiter + sets + key
+    assert hevc.with_delimiter(unit.data) == unit.data
+    assert hevc.with_delimiter(sets + key) == unit.data
     assert unit.keyframe
 
 
