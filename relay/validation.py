@@ -83,6 +83,12 @@ def check_server_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def channel_key(url: str) -> tuple[str, str | None, int | None, str]:
+    """What makes two valid addresses the same channel: not their credentials, query or writing."""
+    parsed = URL(url)
+    return (parsed.scheme, parsed.host, parsed.port, parsed.path.rstrip("/"))
+
+
 def is_ice_url(value: str) -> bool:
     """Whether it is a STUN or TURN address (RFC 7064, RFC 7065) that aiortc can use: it knows
     neither `stuns:` nor addresses in brackets."""

@@ -38,6 +38,7 @@ from relay.trickle import channel_url
 from relay.validation import (
     LARGEST_SIZE,
     SMALLEST_SIZE,
+    channel_key,
     check_http_url,
     check_server_url,
     even_size,
@@ -143,7 +144,7 @@ def session_config_from(
         input_url, output_url = request.input_stream_url or "", request.output_stream_url or ""
         if not output_url and isinstance(request, StartRequest):
             output_url = processed_url(input_url)
-        if output_url and input_url and _channel(output_url) == _channel(input_url):
+        if output_url and input_url and channel_key(output_url) == channel_key(input_url):
             faults.append(
                 {
                     "field": "output_stream_url",
@@ -217,12 +218,6 @@ def processed_url(input_url: str) -> str:
     """The output channel of a session that names none: the input's name with `-processed`."""
     address, question_mark, query = input_url.partition("?")
     return f"{address.rstrip('/')}{PROCESSED_SUFFIX}{question_mark}{query}"
-
-
-def _channel(url: str) -> tuple[str, str | None, int | None, str]:
-    """What makes two addresses the same channel: not their credentials, query or writing."""
-    parsed = URL(url)
-    return (parsed.scheme, parsed.host, parsed.port, parsed.path.rstrip("/"))
 
 
 def _faults_of(error: ValidationError) -> list[dict[str, str]]:

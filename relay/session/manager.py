@@ -31,6 +31,7 @@ from relay.session.journal import SessionJournal, close_channels
 from relay.session.session import Session
 from relay.session.shedding import Shedding
 from relay.session.state import EndReason, SessionState
+from relay.validation import channel_key
 from relay.webrtc import aiortc_internals
 from relay.webrtc.answer_candidates import AnswerCandidates
 
@@ -285,16 +286,7 @@ class SessionManager:
         assert self._journal is not None
         config = await self._servers.settle(config)
         resources = self._require_ready()  # no await from here to the session's place in the list
-        for other in self.list():
-            if config.output_stream_url and (
-                other.config.output_stream_url == config.output_stream_url
-            ):
-                raise RequestError(
-                    f"session {other.session_id} already publishes to that output_stream_url;"
-                    " stop it or choose another",
-                    code="output_in_use",
-                    http_status=409,
-                )
+        self._require_free(config.output_stream_url)
         session = Session(
             config, resources, session_id, other_servers=self._servers if config.pooled else None
         )
@@ -468,6 +460,20 @@ class SessionManager:
             raise problem
         assert self._resources is not None
         return self._resources
+
+    def _require_free(self, output_url: str) -> None:
+        if not output_url:
+            return
+        channel = channel_key(output_url)
+        for other in self.list():
+            taken = other.config.output_stream_url
+            if taken and channel_key(taken) == channel:
+                raise RequestError(
+                    f"session {other.session_id} already publishes to that output_stream_url;"
+                    " stop it or choose another",
+                    code="output_in_use",
+                    http_status=409,
+                )
 
     async def _check_hosts(self, config: SessionConfig) -> None:
         assert self._resolver is not None

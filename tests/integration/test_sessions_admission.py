@@ -62,6 +62,17 @@ async def test_without_a_list_metadata_addresses_are_still_refused() -> None:
         assert fields == ["input_stream_url", "comfystream_url"]
 
 
+@pytest.mark.parametrize("same", ["/out0/", "/out0?key=x", "/%6fut0"])
+async def test_an_output_is_taken_however_it_is_written(same: str) -> None:
+    """Two writers on one channel spoil it; another channel is another one."""
+    async with manager() as sessions:
+        await sessions.start_session(config())
+        with pytest.raises(RequestError) as caught:
+            await sessions.start_session(config(1, output_stream_url=NOWHERE + same))
+        assert (caught.value.http_status, caught.value.code) == (409, "output_in_use")
+        await sessions.start_session(config(1, output_stream_url=f"{NOWHERE}/OUT0"))
+
+
 async def test_credentials_of_addresses_are_not_shown() -> None:
     """Neither in the status nor in the list; the session goes on using the real ones."""
     secret = {
