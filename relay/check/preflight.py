@@ -30,6 +30,7 @@ from relay.media.self_test import TESTS, try_codec
 from relay.outbound_http import RuledResolver, open_http
 from relay.pipeline.resources import PipelineResources
 from relay.redaction import mask_credentials
+from relay.validation import check_http_url
 
 RESOLVE_TIMEOUT_S = 5.0
 _NOT_NEEDED = {"state_dir": None, "resume": False, "text_workflow": None, "workflow_dir": None}
@@ -82,13 +83,19 @@ async def preflight(
         yield _encoder_finding(await asyncio.to_thread(choose_encoder, wanted.value))
     for finding in _sockets(settings):
         yield finding
-    urls = list(comfystream_urls) or list(servers(settings)) or [settings.comfystream_url]
+    given = [("--comfystream-url", url) for url in comfystream_urls]
+    given += [("--trickle-url", trickle_url)] if trickle_url else []
+    faults = dict(_faulty(given))
+    for fault in faults.values():
+        yield fault
+    urls = [url for url in comfystream_urls or servers(settings) if url not in faults]
+    trickle_url = None if trickle_url in faults else trickle_url
     resolver = RuledResolver(host_rules(settings))
     http = open_http(resolver, tls_ca_file=settings.tls_ca_file, tls_insecure=settings.tls_insecure)
     resources = PipelineResources(settings.model_copy(update=_NOT_NEEDED), http)
     try:
         every = [*urls, trickle_url] if trickle_url else urls
-        for url in {URL(url).host: url for url in every}.values():
+        for url in {(URL(url).host, URL(url).port): url for url in every}.values():
             async for finding in _host(url, resolver):
                 yield finding
         for url in urls:
@@ -101,6 +108,15 @@ async def preflight(
                 yield _finding(f"{what} {said}", problem, remedy)
     finally:
         await resources.aclose()
+
+
+def _faulty(given: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Finding]]:
+    """Which of these addresses, named by their options, can't be used."""
+    for option, url in given:
+        try:
+            check_http_url(url)
+        except ValueError as error:
+            yield url, Finding(Level.FAIL, f"{option}: {error}", "correct the address")
 
 
 def _finding(what: str, problem: str | None, remedy: str) -> Finding:
@@ -222,8 +238,9 @@ async def _host(url: str, resolver: RuledResolver) -> AsyncGenerator[Finding, No
     except (RelayError, OSError) as error:
         yield Finding(
             Level.FAIL,
-            f"host {host}: {getattr(error, 'strerror', None) or error}",
+            f"host {host}, port {URL(url).port}: {getattr(error, 'strerror', None) or error}",
             "name it in RELAY_ALLOWED_HOSTS",
         )
     else:
-        yield Finding(Level.OK, f"host {host} resolves, and the relay may connect to it")
+        where = f"{host}, port {URL(url).port},"
+        yield Finding(Level.OK, f"host {where} resolves, and the relay may connect to it")

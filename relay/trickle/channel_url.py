@@ -37,7 +37,11 @@ class ChannelUrl:
         Raises:
             TrickleError: not an absolute http or https URL with a channel name.
         """
-        parts = urlsplit(url.strip())
+        try:
+            parts = urlsplit(url.strip())
+            _ = parts.port
+        except ValueError:  # brackets without an address, a port that is no number
+            parts = urlsplit("")
         path = parts.path.removesuffix("/")
         name = path.rpartition("/")[2]
         if parts.scheme not in ("http", "https") or not parts.hostname or not name:

@@ -154,6 +154,31 @@ async def test_names_and_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("RELAY_ALLOWED_HOSTS" in line for line in findings)
 
 
+async def test_each_port_of_a_host_is_looked_at() -> None:
+    """A host may be allowed on one port and not on the next."""
+    one, two = free_port(), free_port()
+    findings = await found(
+        f"http://127.0.0.1:{one}",
+        f"http://127.0.0.1:{two}/",
+        allowed_hosts=f"127.0.0.1:{two}",
+    )
+    refused = [line for line in failures(findings) if "RELAY_ALLOWED_HOSTS" in line]
+    assert any(f"host 127.0.0.1, port {one}" in line for line in refused)
+    assert any(f"host 127.0.0.1, port {two}, resolves" in str(line) for line in findings)
+
+
+async def test_addresses_that_are_none() -> None:
+    """Each is a line; what else was asked for is tried."""
+    nobody = f"http://127.0.0.1:{free_port()}"
+    findings = failures(await found("http://[::1/x", "gpu:8889"))
+    assert [line.split(":")[0] for line in findings] == [
+        "FAIL --comfystream-url",
+        "FAIL --trickle-url",
+    ]
+    findings = failures(await found(nobody, "http://h:port"))
+    assert any(nobody in line for line in findings)
+
+
 async def test_ports_that_are_taken(tmp_path: Path) -> None:
     """UDP ports, all of them: it can't work. The TCP port: a relay may run already."""
     nobody = f"http://127.0.0.1:{free_port()}"

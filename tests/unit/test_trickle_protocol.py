@@ -87,7 +87,13 @@ def test_a_channel_url_loses_its_slash_and_fragment_and_keeps_the_rest() -> None
     assert str(channel.next) == "http://host:3389/ai/a%2Fb/next?key=v%2Fw"
 
 
-@pytest.mark.parametrize("url", ["", "camera", "ftp://host/camera", "http://host/", "http:///x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "camera", "ftp://host/camera", "http://host/", "http:///x"),
+        *("http://[::1/x", "http://host:port/x", "http://host:99999/x"),
+    ],
+)
 def test_what_is_no_channel_url_is_refused_with_an_example(url: str) -> None:
     """The message shows what one looks like."""
     with pytest.raises(TrickleError, match=r"http://127\.0\.0\.1:3389/camera"):
