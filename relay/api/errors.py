@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
 
 from relay.api.keys import REQUEST_ID, SETTINGS, Handler
 from relay.errors import BusyError, RelayError, RequestError
@@ -81,8 +81,9 @@ async def error_border(request: web.Request, handler: Handler) -> web.StreamResp
         return _relay_error_answer(request, error)
     except web.HTTPException as error:
         return _http_exception_answer(request, error)
-    except Exception:
-        if request.transport is None or request.transport.is_closing():
+    except Exception as error:
+        gone = request.transport is None or request.transport.is_closing()
+        if gone and isinstance(error, ConnectionError | ClientPayloadError):
             # Nobody reads the answer; a client that goes away is no fault of ours.
             log.debug("http.client_gone", exc_info=True)
             return error_answer(request, 400, "client_gone", "the connection was closed")

@@ -16,6 +16,7 @@ from relay.api import body as body_module
 from relay.errors import BusyError, ProcessingError
 from tests.fake_sessions import FakeSessions
 from tests.integration.api_client import INVERT, Client, api_client, start_body
+from tests.peers.waiting import until
 
 
 @pytest.fixture
@@ -292,3 +293,30 @@ async def test_our_own_fault_is_500_and_tells_nothing(
     logged = "".join(capfd.readouterr())
     assert "ZeroDivisionError" in logged
     assert error["request_id"] in logged
+
+
+async def test_our_own_fault_is_logged_also_when_the_client_has_gone(
+    client: Client, sessions: FakeSessions, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """That nobody reads the answer makes it no less a fault."""
+    sessions.fails_with = ZeroDivisionError("a fault of ours")
+    sessions.may_start.clear()
+    asking = asyncio.create_task(start_error(client, 500, json=start_body()))
+    await sessions.entered.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    # The server has seen the close when it has served another connection after it.
+    for _ in range(3):
+        async with client.get("/health"):
+            pass
+    sessions.may_start.set()
+    logged = ""
+
+    def is_told() -> bool:
+        nonlocal logged
+        logged += "".join(capfd.readouterr())
+        return "ZeroDivisionError: a fault of ours" in logged
+
+    await until(is_told)
+    assert "http.internal_error" in logged
