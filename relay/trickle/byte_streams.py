@@ -55,7 +55,7 @@ class ByteSink:
         if self._pipe is not None:
             await self._pipe.write(data)
         else:
-            self._file.write(data)
+            await asyncio.to_thread(self._file.write, data)
 
 
 @contextlib.asynccontextmanager
