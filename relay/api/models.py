@@ -18,7 +18,6 @@ from pydantic import (
     Field,
     ValidationError,
 )
-from yarl import URL
 
 from relay.comfystream.prompt_library import PromptLibrary
 from relay.comfystream.workflow_check import gives_sound, quoted, takes_sound
