@@ -10,6 +10,7 @@ decoded unless somebody wants to see it. Sound joins here, in time with the vide
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,10 @@ first bytes of segments only."""
 UNDECODABLE_IN_A_ROW = 3
 """One picture that can't be decoded is concealed by the next ones; after so many these refer to
 what was never there, and nothing is shown before the next keyframe."""
+
+
+ASK_AGAIN_S = 0.5
+"""A keyframe is asked for as often, however many pictures are missing."""
 
 
 class Egress:
@@ -116,6 +121,9 @@ class Egress:
         """Where sound joins the pictures."""
         self._on_decoded = on_decoded
         self._on_picture = on_picture
+        self._request_keyframe = request_keyframe
+        self._asked_at = -math.inf
+        self._last_number: int | None = None
         self._undecodable = 0
         self._decodable = True
         self._beginning = False
@@ -164,10 +172,23 @@ class Egress:
             if not shown:
                 return
             self._copied.interrupt()
-        elif self._stays_encoded(processed, shown):
-            await self._pass_on(processed, shown)
-            return
+        else:
+            self._notice_missing(processed)
+            if self._stays_encoded(processed, shown):
+                await self._pass_on(processed, shown)
+                return
         await self._encode(processed, shown)
+
+    def _notice_missing(self, unit: AccessUnit) -> None:
+        """Ask for a keyframe if a picture that this one refers to was dropped on the way here: a
+        decoder conceals that, and shows what never was until one comes."""
+        last, self._last_number = self._last_number, unit.number
+        if unit.keyframe or last is None or unit.number == last + 1:
+            return
+        now = self._clock()
+        if now - self._asked_at >= ASK_AGAIN_S:
+            self._asked_at = now
+            self._request_keyframe()
 
     async def _encode(self, processed: ProcessedUnit, shown: bool) -> None:
         began_at = time.monotonic()

@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 SEQUENCE_MODULUS = 1 << 16
-REORDER_LIMIT = 100
-"""A packet this far behind is a restart of the sender, not a late one (aiortc: MAX_MISORDER)."""
+REORDER_LIMIT = 1024
+"""A packet this far behind is a restart of the sender, not a late one. Packets that were asked for
+twice come twice, the second time behind all that waited for them: a sender keeps the last 128 of
+them (aiortc: RTP_HISTORY_SIZE), and as many again may be on their way."""
+MOST_ASKED_FOR = 100
 
 
 class RtpPacketLike(Protocol):
@@ -132,7 +135,7 @@ class AccessUnitAssembler:
         assert self._next is not None
         missing: list[int] = []
         number = self._next
-        while number not in self._held and len(missing) < REORDER_LIMIT:
+        while number not in self._held and len(missing) < MOST_ASKED_FOR:
             missing.append(number)
             number = (number + 1) % SEQUENCE_MODULUS
         return missing

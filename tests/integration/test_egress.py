@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -127,7 +127,9 @@ class Running:
 
 
 @asynccontextmanager
-async def running_egress() -> AsyncIterator[Running]:
+async def running_egress(
+    request_keyframe: Callable[[], None] = lambda: None,
+) -> AsyncIterator[Running]:
     """One that is through with everything within 10 s."""
     processed: MediaQueue[ProcessedUnit] = MediaQueue("processed_frames", 100)
     segments: MediaQueue[OutputSegment] = MediaQueue("output_segments", 50)
@@ -139,6 +141,7 @@ async def running_egress() -> AsyncIterator[Running]:
         lambda _video, _audio: TrickleSegmentEncoder(SIZE, SIZE),
         lambda: True,
         lambda: None,
+        request_keyframe=request_keyframe,
     )
     task = asyncio.create_task(egress.run())
     try:
@@ -186,3 +189,26 @@ async def test_a_segment_that_is_lost_ends_nothing_but_itself() -> None:
         assert not egress.task.done()
     assert len(lost.chunks) == 0
     assert [number for _, number in shown(chunks)] == [1, 2]
+
+
+async def test_a_picture_that_is_missing_is_made_up_for() -> None:
+    """One of those that later ones refer to was dropped on the way: a keyframe is asked for, once
+    however many follow; and none where all is there."""
+    asked: list[int] = []
+    encoder = VideoEncoder(SIZE, SIZE)
+    units = []
+    for number in range(8):
+        (unit,) = encoder.encode(picture(number).frame, picture(number).pts)
+        unit.number = 70 + number
+        units.append(unit)
+    encoder.close()
+    async with running_egress(lambda: asked.append(1)) as egress:
+        for unit in units[:3]:
+            egress.processed.put_nowait(unit)
+        segment = await egress.segments.get()
+        for _ in range(3):
+            await segment.chunks.get()
+        assert asked == []
+        for unit in units[4:]:
+            egress.processed.put_nowait(unit)
+    assert asked == [1]

@@ -175,3 +175,15 @@ def test_what_is_held_behind_a_gap_is_bounded() -> None:
     for packet in packets:
         assembler.add(packet)
     assert [unit.timestamp // 3000 for unit in units] == [0, *range(2, 40)]
+
+
+def test_what_was_asked_for_twice_and_comes_twice_is_no_restart() -> None:
+    """The first packet of a large picture was lost; its second copy comes behind 200 others."""
+    units: list[AssembledUnit] = []
+    assembler = AccessUnitAssembler(units.append)
+    packets = packets_of(4, 90)
+    lost = packets[90]
+    for packet in [*packets[:90], *packets[91:300], lost, *packets[300:310], lost, *packets[310:]]:
+        assembler.add(packet)
+    assert [unit.data for unit in units] == [whole(frame, 90) for frame in range(4)]
+    assert not any(unit.damaged for unit in units)
