@@ -179,7 +179,8 @@ class ServerLease:
         self._released = False
 
     async def wait_until_safe(self, rather_not: Callable[[], bool] = lambda: False) -> None:
-        """Return when an offer with prompts can't hang the server. A cancel leaves nothing behind.
+        """Return when an offer with prompts can't hang the server. A cancel leaves nothing behind
+        but `waiting`: whoever gives up wants to say what was waited for.
 
         Args:
             rather_not: whether the caller, when there is something to wait for, would do without.
@@ -187,25 +188,30 @@ class ServerLease:
         Raises:
             ProcessingError: `comfystream_unreachable`; what there is to wait for.
         """
+        try:
+            await self._until_safe(rather_not)
+        except ProcessingError:
+            self.waiting = None
+            raise
+        self.waiting = None
+
+    async def _until_safe(self, rather_not: Callable[[], bool]) -> None:
         leases, record = self._leases, self._record
         rules = leases.rules
-        try:
-            if (parting := leases.parting(self._key)) is not None:
-                self._wait_for(_parting())
-                await asyncio.wait([parting])
-            while True:
-                probe = await self._ask(rules.probe_timeout_s)
-                if (error := probe.error()) is not None:
-                    raise error
-                verdict = record.judge(probe.answer, leases.clock(), rules)
-                if verdict.wait_s <= 0:
-                    return
-                if verdict.reason is not None and rather_not():
-                    raise verdict.reason
-                self._wait_for(verdict.reason)
-                await asyncio.sleep(verdict.wait_s)
-        finally:
-            self.waiting = None
+        if (parting := leases.parting(self._key)) is not None:
+            self._wait_for(_parting())
+            await asyncio.wait([parting])
+        while True:
+            probe = await self._ask(rules.probe_timeout_s)
+            if (error := probe.error()) is not None:
+                raise error
+            verdict = record.judge(probe.answer, leases.clock(), rules)
+            if verdict.wait_s <= 0:
+                return
+            if verdict.reason is not None and rather_not():
+                raise verdict.reason
+            self._wait_for(verdict.reason)
+            await asyncio.sleep(verdict.wait_s)
 
     async def confirm_left(self) -> None:
         """See at once, if it can be seen at once, that the goodbye got through; then the next

@@ -100,12 +100,13 @@ class IncomingVideo:
         self._ledger.returned.tick()
         self._number += 1
         numbered = _NumberedUnit(unit, self._number)
+        is_kept = not self._ledger.identifier.resolved  # until others tell which frame it is
         hits = self._ledger.identifier.identify(unit.timestamp, unit.arrived_at, numbered)
         for hit in hits:
             self._deliver(hit)
         if not hits:
             self._flight.wake()
-            if self._ledger.identifier.resolved:
+            if not is_kept:
                 self._hide(numbered)
 
     def _deliver(self, hit: Identified) -> None:
