@@ -6,6 +6,7 @@ frame on the input channel to the last byte of the same frame on the output chan
 
     python -m bench.latency --json bench.json
     python -m bench.latency --compare RELAY_EARLY_DELIMITER=false
+    python -m bench.latency --compare RELAY_INGEST=copy RELAY_EGRESS=copy
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
         audio=arguments.audio,
         invert=arguments.prompts == "invert",
         process_ms=arguments.process_ms,
+        ingest=arguments.ingest,
+        egress=arguments.egress,
         players=arguments.players,
     )
 
@@ -114,6 +117,10 @@ def main() -> int:
     parser.add_argument(
         "--process-ms", type=float, default=0.0, help="time a frame of the stand-in's workflow"
     )
+    for side in ("ingest", "egress"):
+        parser.add_argument(
+            f"--{side}", choices=["transcode", "copy", "auto"], help="by the relay's settings"
+        )
     parser.add_argument("--no-audio", dest="audio", action="store_false")
     parser.add_argument("--no-players", dest="players", action="store_false")
     parser.add_argument("--rounds", type=int, default=1, help="runs; medians are shown")

@@ -118,6 +118,8 @@ def heading(options: RunOptions) -> str:
     work = "inverting workflow" if options.invert else "frames passed through"
     if options.process_ms:
         work += f", {options.process_ms:g} ms a frame"
+    for side, mode in (("ingest", options.ingest), ("egress", options.egress)):
+        work += f", {side} {mode}" if mode else ""
     sound = "with audio" if options.audio else "without audio"
     return (
         f"{options.width}x{options.height}, {options.fps} fps, {sound}, one session, {work};"

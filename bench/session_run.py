@@ -44,6 +44,9 @@ class RunOptions:
     """Run the inverting workflow; otherwise frames are passed through."""
     process_ms: float = 0.0
     """Time a frame that the stand-in's workflow takes."""
+    ingest: str | None = None
+    egress: str | None = None
+    """`transcode`, `copy` or `auto`; None leaves it to the relay's settings."""
     players: bool = True
     """Compare libav players of the two channels."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -66,6 +69,8 @@ class RunResult:
     """From POST /session/start to the last byte of the first processed frame."""
     round_trip_ms: dict[str, float] | None
     """The ComfyStream hop alone, as the relay counts it."""
+    copying: dict[str, Any]
+    """What it passed on as it was at the end, and why not."""
     frames_dropped: dict[str, Any]
     """By the relay, from the session's start, by queue and reason."""
     codec_cpu_ms: float
@@ -152,6 +157,7 @@ class SessionRun:
             peak_memory_mb=round(peak_memory, 1),
             first_frame_ms=round((first["at"] - asked_at) * 1000, 1),
             round_trip_ms=session["processing"].get("round_trip_ms"),
+            copying=session.get("copying", {}),
             frames_dropped=session.get("frames_dropped", {}),
             codec_cpu_ms=round(codec_ms, 3),
         )
@@ -245,6 +251,8 @@ class SessionRun:
             "prompts": INVERT if self._options.invert else [],
             "width": self._options.width,
             "height": self._options.height,
+            "ingest": self._options.ingest,
+            "egress": self._options.egress,
         }
         async with self._http.post(f"{stack.relay_url}/session/start", json=request) as response:
             answer = await response.json()

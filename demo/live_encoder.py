@@ -32,6 +32,8 @@ class VideoSettings:
     profile: str | None = None
     """H.264 profile, e.g. ``high``; None leaves it to the preset (ultrafast: baseline)."""
     b_frames: int = 0
+    slices: int = 1
+    """Of each picture."""
 
 
 class LiveEncoder:
@@ -96,6 +98,7 @@ def _x264_options(settings: VideoSettings) -> dict[str, str]:
         "x264-params": f"keyint={gop}:min-keyint={gop}:scenecut=0:open-gop=0:b-adapt=0",
         "bf": str(settings.b_frames),
         "threads": "1",
+        "slices": str(settings.slices),
     }
     if not settings.b_frames:
         options["tune"] = "zerolatency"

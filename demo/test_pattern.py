@@ -51,6 +51,8 @@ class PatternOptions:
     profile: str | None = None
     """H.264 profile, e.g. ``high``; None leaves it to the preset (ultrafast: baseline)."""
     b_frames: int = 0
+    slices: int = 1
+    """Of each picture."""
     audio: bool = True
     pes_length: bool = False
     """Announce the length of video PES packets, as libavformat by default does not."""
@@ -69,6 +71,7 @@ class PatternOptions:
             preset=self.preset,
             profile=self.profile,
             b_frames=self.b_frames,
+            slices=self.slices,
         )
 
     def pts(self, number: int) -> int:

@@ -18,9 +18,10 @@ from aiortc import RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 
 from relay.comfystream.control import ControlClient
 from relay.errors import ProcessingError
-from relay.media.access_unit import CLOCK_RATE, AccessUnit, DecodedFrame
+from relay.media.access_unit import CLOCK_RATE, AccessUnit, SourceFrame
 from relay.media.encoder import VideoEncoder
 from relay.pipeline.codec_executor import CodecExecutor
+from relay.pipeline.copy_switch import CopySwitch
 from relay.pipeline.processor import SoundExchange
 from relay.queues import MediaQueue
 from relay.tasks import run_beside, to_its_end
@@ -79,6 +80,7 @@ class WebRTCClient:
         processing: whether a workflow runs; decides how many frames may be under way.
         complete: whether every frame has to come back, at the cost of pace.
         make_encoder: for the outgoing frames, from (width, height).
+        copying: whether frames that come coded are sent as they are.
         sound: what sends sound along and takes what returns; None for pictures only.
         on_text: called on the event loop with each message of the data channel.
     """
@@ -92,12 +94,14 @@ class WebRTCClient:
         *,
         processing: bool,
         complete: bool = False,
+        copying: CopySwitch | None = None,
         sound: SoundExchange | None = None,
         on_text: Callable[[str | bytes], None] = lambda _: None,
     ) -> None:
         self.ledger = FrameLedger()
         self._complete = complete
         self._on_text = on_text
+        self._copying = copying
         self._exchange_offer = exchange_offer
         self._options = options
         self._codecs = codecs
@@ -132,7 +136,7 @@ class WebRTCClient:
         return await measure(self._peer) if self._peer is not None else None
 
     async def connect(
-        self, frames: MediaQueue[DecodedFrame], deliver: Callable[[AccessUnit], None]
+        self, frames: MediaQueue[SourceFrame], deliver: Callable[[AccessUnit], None]
     ) -> None:
         """Offer, and return when ICE and DTLS are up. A cancel leaves `aclose` to be called.
 
@@ -152,6 +156,7 @@ class WebRTCClient:
             self._codecs,
             self.ledger,
             self._flight,
+            copying=self._copying,
             recover=self._recover,
             announce_next=self._options.announce_next_frame,
         )

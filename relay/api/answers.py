@@ -42,6 +42,7 @@ class ChangeBody(BaseModel):
     width: int | None = None
     height: int | None = None
     paused: bool | None = None
+    ingest: Coding | None = None
     egress: Coding | None = None
 
 

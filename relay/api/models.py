@@ -90,6 +90,7 @@ class _Start(BaseModel):
     fallback: FallbackMode | None = None
     on_overload: OnOverload | None = None
     output_fps: Annotated[Seconds, Field(ge=1, le=120)] | None = None
+    ingest: Coding | None = None
     egress: Coding | None = None
     audio: AudioMode | None = None
     audio_codec: AudioCodec | None = None
@@ -168,6 +169,7 @@ def session_config_from(
         on_overload=request.on_overload or settings.on_overload,
         output_fps=request.output_fps or settings.output_fps,
         max_fps=(request.max_fps or 0.0) if isinstance(request, WorkerStart) else 0.0,
+        ingest=request.ingest or settings.ingest,
         egress=request.egress or settings.egress,
         audio=audio_mode(request.audio or settings.audio, workflows)
         if output_url

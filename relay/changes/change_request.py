@@ -20,7 +20,7 @@ from relay.errors import MOST_FAULTS, ValidationFailed
 from relay.session.config import Coding
 from relay.validation import LARGEST_SIZE, SMALLEST_SIZE, even_size
 
-CODING_FIELDS = ("egress",)
+CODING_FIELDS = ("ingest", "egress")
 CHANGE_FIELDS = ("prompts", "width", "height", "paused", *CODING_FIELDS)
 PARAMETERS = frozenset({*CHANGE_FIELDS, "max_framerate"})
 """What a control channel's message can change."""

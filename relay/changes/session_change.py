@@ -28,6 +28,7 @@ class SessionChange:
     height: int | None = None
     paused: bool | None = None
     max_fps: float | None = None
+    ingest: Coding | None = None
     egress: Coding | None = None
     params: dict[str, Any] | None = None
     """In the words of the orchestrator that asked; added to those of before."""

@@ -13,7 +13,7 @@ import aiohttp
 from relay.comfystream.server_probe import ServerAnswer, probe_server
 from relay.comfystream.signalling import exchange_offer
 from relay.errors import ProcessingError, TrickleError
-from relay.media.access_unit import CLOCK_RATE, DecodedFrame
+from relay.media.access_unit import CLOCK_RATE, DecodedFrame, SourceFrame
 from relay.media.picture import black_picture
 from relay.pipeline.resources import PipelineResources
 from relay.queues import MediaQueue
@@ -56,7 +56,7 @@ async def check_comfystream(url: str, resources: PipelineResources) -> AsyncIter
     }
     yield state.get(probe.answer, "answers"), None, ""
     client = _client(url, resources)
-    frames: MediaQueue[DecodedFrame] = MediaQueue("decoded_frames", 4)
+    frames: MediaQueue[SourceFrame] = MediaQueue("decoded_frames", 4)
     enough = asyncio.Event()
     came = 0
 
@@ -113,7 +113,7 @@ def _client(url: str, resources: PipelineResources) -> WebRTCClient:
     )
 
 
-async def _feed(frames: MediaQueue[DecodedFrame]) -> None:
+async def _feed(frames: MediaQueue[SourceFrame]) -> None:
     """Black pictures, live."""
     began_at, number = time.monotonic(), 0
     while True:

@@ -268,6 +268,12 @@ class Settings(BaseSettings):
         description="Pictures a second on the output, 1 to 120: the last one is repeated where none"
         " came, and what is too much is left out. 0: as they come.",
     )
+    ingest: Coding = Field(
+        Coding.TRANSCODE,
+        description="What becomes of the source's pictures on their way to ComfyStream:"
+        " `transcode` (decoded and encoded), `copy` (sent as they are, wherever that is possible)"
+        " or `auto` (the same, and not soon again where it did not last).",
+    )
     egress: Coding = Field(
         Coding.TRANSCODE,
         description="What becomes of the pictures that ComfyStream returns: `transcode` (decoded"

@@ -9,6 +9,7 @@ that the true delay of a frame can be told when its last byte leaves.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
@@ -70,6 +71,26 @@ class DecodedFrame:
     """yuv420p, at the session's width and height once the decoder has fitted it."""
     pts: int
     arrived_at: float = 0.0
+
+
+@dataclass(slots=True)
+class CodedFrame:
+    """One picture of the source on its way through the relay, not decoded unless somebody has to.
+
+    Attributes:
+        unit: H.264; an IDR picture, and only that, is a keyframe, and has its parameter sets.
+        picture: decodes it, with all it refers to, and fits it; None if that can't be done, or
+            pictures well after it were decoded meanwhile.
+    """
+
+    unit: AccessUnit
+    picture: Callable[[], Awaitable[DecodedFrame | None]]
+    pts: int
+    arrived_at: float
+
+
+SourceFrame = DecodedFrame | CodedFrame
+"""A picture of the source."""
 
 
 @dataclass(frozen=True, slots=True)

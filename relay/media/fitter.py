@@ -19,7 +19,7 @@ from relay.errors import MediaError
 from relay.media.access_unit import TIME_BASE
 from relay.session.config import Fit
 
-_UNCONVERTED_MATRICES = frozenset(
+UNCONVERTED_MATRICES = frozenset(
     {
         2,  # unspecified
         5,  # BT.470BG
@@ -27,7 +27,7 @@ _UNCONVERTED_MATRICES = frozenset(
         0,  # RGB
     }
 )
-"""AVCOL_SPC values (ITU-T H.273, table 4)."""
+"""Of which the values stay as they are; AVCOL_SPC (ITU-T H.273, table 4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class FrameFitter:
             and shape.height == self.height
             and shape.format == "yuv420p"
             and not shape.full_range
-            and shape.matrix in _UNCONVERTED_MATRICES
+            and shape.matrix in UNCONVERTED_MATRICES
             and (shape.sample_aspect_ratio == 1 or self.fit_mode is Fit.STRETCH)
         )
 
@@ -149,7 +149,7 @@ class FrameFitter:
         flags = "area" if shrinks else "bicubic"
         filters.append(("scale", f"{width}:{height}:flags={flags}:out_range=tv"))
         filters.append(("format", "yuv420p"))
-        if shape.matrix not in _UNCONVERTED_MATRICES:
+        if shape.matrix not in UNCONVERTED_MATRICES:
             source = "bt2020ncl" if shape.matrix in (9, 10) else "bt709"
             filters.append(("colorspace", _TO_BT601[source]))
         if (width, height) != (self.width, self.height):

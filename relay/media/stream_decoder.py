@@ -117,6 +117,11 @@ class TrickleStreamDecoder:
         """The pictures that B-frames still hold back, at the end of the stream."""
         return self._fit(self._decoder.flush()) if self._decoder is not None else []
 
+    def reset(self) -> None:
+        """Forget everything decoded so far: the next picture to come out is of a keyframe."""
+        if self._decoder is not None:
+            self._decoder.reset()
+
     def feed(self, data: bytes, arrived_at: float | None = None) -> list[DecodedFrame | AccessUnit]:
         """Pictures, and audio access units, that these bytes of the channel complete.
 

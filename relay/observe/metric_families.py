@@ -118,7 +118,7 @@ _ALL = (
         " published. Those that were copied instead count as if they had been.",
     ),
     _session_counter("frames_copied_total", "side", "Frames passed on without being decoded."),
-    _session_gauge("sessions_copying", "side", "Sessions that pass frames on so now: egress."),
+    _session_gauge("sessions_copying", "side", "Sessions that pass frames on so now."),
     _session_counter(
         "frames_dropped_total", "queue kind reason", "Not delivered; docs/api.md has the reasons."
     ),

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from relay.media.access_unit import CLOCK_RATE, DecodedFrame
+from relay.media.access_unit import CLOCK_RATE, DecodedFrame, SourceFrame
 from relay.media.frame_limit import FrameLimit
 from relay.media.picture import black_picture, copy_of
 from relay.pipeline.source_pace import SourcePace
@@ -35,7 +35,7 @@ class BlankSource:
         width: int,
         height: int,
         limit: FrameLimit,
-        frames: MediaQueue[DecodedFrame],
+        frames: MediaQueue[SourceFrame],
         *,
         on_picture: Callable[[DecodedFrame], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,

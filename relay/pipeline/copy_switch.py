@@ -26,6 +26,19 @@ class Obstacle(StrEnum):
     """Why pictures are not copied. docs/api.md says what each means."""
 
     STARTING = "starting"
+    NO_H264 = "no_h264"
+    PROFILE = "profile"
+    INTERLACED = "interlaced"
+    B_FRAMES = "b_frames"
+    SIZE = "size"
+    COLOUR = "colour"
+    NO_PARAMETER_SETS = "no_parameter_sets"
+    LARGE_PICTURES = "large_pictures"
+    FRAME_LIMIT = "frame_limit"
+    ON_OVERLOAD = "on_overload"
+    SERVER_SLOW = "server_slow"
+    KEYFRAME_REQUEST = "keyframe_request"
+    INPUT_PAUSED = "input_paused"
     LOSS = "loss"
     MISSING_PICTURES = "missing_pictures"
     HIDDEN_PICTURES = "hidden_pictures"
@@ -34,6 +47,7 @@ class Obstacle(StrEnum):
     FALLBACK = "fallback"
     OUTPUT_FPS = "output_fps"
     NO_OUTPUT = "no_output"
+    NO_INPUT = "no_input"
 
 
 class CopySwitch:
@@ -92,9 +106,10 @@ class CopySwitch:
             self._began_at = self._clock()
         self.copied += 1
 
-    def stop(self, obstacle: Obstacle) -> None:
-        """The next picture can't be. Said again it may give another reason."""
-        self._obstacle = obstacle
+    def stop(self, obstacle: Obstacle | None = None) -> None:
+        """The next picture can't be. Said again it may give another reason; None has none of its
+        own."""
+        self._obstacle = obstacle or self._obstacle
         if not self.copies:
             return
         self.copies = False
@@ -108,4 +123,9 @@ class CopySwitch:
 
     def status(self) -> dict[str, Any]:
         """One side of the `copying` object of the session status."""
-        return {"mode": self._mode.value, "copies": self.copies, "reason": self.reason}
+        return {
+            "mode": self._mode.value,
+            "copies": self.copies,
+            "reason": self.reason,
+            "frames": self.copied,
+        }

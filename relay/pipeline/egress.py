@@ -20,6 +20,7 @@ from relay.media import h264
 from relay.media.access_unit import (
     CLOCK_RATE,
     AccessUnit,
+    CodedFrame,
     DecodedFrame,
     ElementaryStream,
     MediaKind,
@@ -28,6 +29,7 @@ from relay.media.access_unit import (
 from relay.media.decode_backlog import DecodeBacklog
 from relay.media.decoder import VideoDecoder
 from relay.media.h264_stream import ParameterSets
+from relay.media.picture import copy_of
 from relay.media.segment_encoder import SegmentChunk, TrickleSegmentEncoder
 from relay.observe.tally import Tally
 from relay.pipeline.codec_executor import CodecExecutor
@@ -35,7 +37,7 @@ from relay.pipeline.copied_output import CopiedOutput
 from relay.pipeline.copy_switch import CopySwitch, Obstacle
 from relay.pipeline.output_audio import OutputAudio
 from relay.pipeline.output_rate import OutputRate
-from relay.pipeline.previews import LatePicture
+from relay.pipeline.previews import OnPicture
 from relay.pipeline.processor import ProcessedUnit
 from relay.pipeline.publish import OutputSegment
 from relay.queues import MediaQueue, QueueClosed
@@ -58,6 +60,8 @@ what was never there, and nothing is shown before the next keyframe."""
 
 ASK_AGAIN_S = 0.5
 """A keyframe is asked for as often, however many pictures are missing."""
+
+_Decodable = AccessUnit | DecodedFrame | RepeatPicture
 
 
 class Egress:
@@ -87,7 +91,7 @@ class Egress:
         copying: CopySwitch | None = None,
         request_keyframe: Callable[[], None] = lambda: None,
         on_decoded: Callable[[bool], None] = lambda _: None,
-        on_picture: Callable[[DecodedFrame | LatePicture], None] = lambda _: None,
+        on_picture: OnPicture = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.encoded = RateMeter()
@@ -168,15 +172,20 @@ class Egress:
 
     async def _take(self, processed: ProcessedUnit) -> None:
         shown = self._in_order(processed)
-        if not isinstance(processed, AccessUnit):
-            if not shown:
-                return
-            self._copied.interrupt()
-        else:
+        if isinstance(processed, AccessUnit):
             self._notice_missing(processed)
             if self._stays_encoded(processed, shown):
                 await self._pass_on(processed, shown)
                 return
+        elif not shown:
+            return
+        else:
+            self._copied.interrupt()
+        if isinstance(processed, CodedFrame):
+            stand_in = await _decoded(processed)
+            if stand_in is None:
+                return
+            processed = stand_in
         await self._encode(processed, shown)
 
     def _notice_missing(self, unit: AccessUnit) -> None:
@@ -190,7 +199,7 @@ class Egress:
             self._asked_at = now
             self._request_keyframe()
 
-    async def _encode(self, processed: ProcessedUnit, shown: bool) -> None:
+    async def _encode(self, processed: _Decodable, shown: bool) -> None:
         began_at = time.monotonic()
         async with self._codec:
             missed = self._undecoded.take()
@@ -212,7 +221,7 @@ class Egress:
         """Let a unit go out as it is, or, if it is not to be shown, not at all."""
         unit.hidden = not shown
         if not shown or not unit.keyframe:
-            self._undecoded.pass_by(unit, idr=unit.keyframe)
+            self._undecoded.pass_by(unit)
         elif not await self._can_be_decoded(unit):
             self._copied.undecodable()
             return
@@ -292,7 +301,7 @@ class Egress:
         return True
 
     def _transcode(
-        self, unit: ProcessedUnit, shown: bool, missed: list[AccessUnit]
+        self, unit: _Decodable, shown: bool, missed: list[AccessUnit]
     ) -> list[AccessUnit]:
         """One processed unit to output access units; runs on a codec thread.
 
@@ -312,7 +321,7 @@ class Egress:
             self._shown = frame
         return units
 
-    def _pictures(self, unit: ProcessedUnit) -> list[DecodedFrame]:
+    def _pictures(self, unit: _Decodable) -> list[DecodedFrame]:
         match unit:
             case AccessUnit():
                 return self._decode(unit)
@@ -388,3 +397,11 @@ class Egress:
             "frames_out_of_order": self.out_of_order,
             "frames_repeated": self.repeated,
         } | self.audio.status()
+
+
+async def _decoded(stand_in: CodedFrame) -> DecodedFrame | None:
+    """A picture of its own, as others encode the same one at the same time."""
+    picture = await stand_in.picture()
+    if picture is None:
+        return None
+    return DecodedFrame(copy_of(picture.frame), stand_in.pts, stand_in.arrived_at)

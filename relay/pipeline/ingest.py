@@ -1,23 +1,27 @@
 """The first half of the path: trickle in, demux, decode, into the queue of decoded frames.
 
 Bytes are demuxed on the event loop as they arrive; a picture is decoded on a codec thread when
-its last byte is here. Nothing waits for a segment to end. What becomes of the sound is `sound`'s.
+its last byte is here, or goes on as it is where it can be sent so (`copied_input`). Nothing waits
+for a segment to end. What becomes of the sound is `sound`'s.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
 
-from relay.media.access_unit import AccessUnit, DecodedFrame, MediaKind
+from relay.media.access_unit import AccessUnit, CodedFrame, MediaKind, SourceFrame
 from relay.media.frame_limit import FrameLimit
 from relay.media.live_edge import LiveEdge
 from relay.media.stream_decoder import TrickleStreamDecoder
 from relay.observe.tally import Tally
 from relay.pipeline.codec_executor import CodecExecutor
+from relay.pipeline.copied_input import CopiedInput
+from relay.pipeline.late_decoder import LateDecoder
+from relay.pipeline.previews import OnPicture
 from relay.pipeline.source_pace import SourcePace
 from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
 from relay.stats import Histogram, RateMeter
@@ -33,7 +37,8 @@ class Ingest:
         limit: pictures beyond it are decoded and left out.
         on_audio: called on the event loop with each audio access unit.
         on_video_time: called with the decoding time of each video access unit, 90 kHz ticks.
-        on_picture: called on the event loop with each decoded picture.
+        copied: which pictures stay undecoded.
+        on_picture: called on the event loop with each picture, decoded or not.
     """
 
     def __init__(
@@ -41,12 +46,13 @@ class Ingest:
         subscriber: TrickleSubscriber,
         decoder: TrickleStreamDecoder,
         codecs: CodecExecutor,
-        frames: MediaQueue[DecodedFrame],
+        frames: MediaQueue[SourceFrame],
         limit: FrameLimit,
         on_audio: Callable[[AccessUnit], None],
         on_video_time: Callable[[int], None],
+        copied: CopiedInput,
         *,
-        on_picture: Callable[[DecodedFrame], None] = lambda _: None,
+        on_picture: OnPicture = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.decoded = RateMeter()
@@ -56,7 +62,8 @@ class Ingest:
         self.decoding = Histogram()
         self._subscriber = subscriber
         self._decoder = decoder
-        self._codecs = codecs
+        self._late = LateDecoder(decoder, codecs)
+        self._copied = copied
         self._frames = frames
         self._limit = limit
         self._on_audio = on_audio
@@ -78,13 +85,18 @@ class Ingest:
                     async for data in segment:
                         await self._take(self._decoder.demux(data, self._clock()))
                     await self._take(self._decoder.segment_boundary(self._clock()))
-            await self._queue(await self._codecs.run(self._decoder.flush))
+            await self._queue(await self._late.flush())
             if self._edge is not None:
                 await self._put(self._edge.flush())
         except QueueClosed:
             pass  # stopped while frames waited
         finally:
             self._frames.close()
+
+    def resize(self, width: int, height: int) -> None:
+        """Bring pictures to another size from now on."""
+        self._decoder.resize(width, height)
+        self._copied.resize(width, height)
 
     def close(self) -> None:
         """Free the decoder, once `run` has ended."""
@@ -97,19 +109,23 @@ class Ingest:
                 self._on_audio(unit)
             elif unit.stream.kind is MediaKind.VIDEO:
                 self._on_video_time(unit.dts)
+                if self._copied.takes(unit):
+                    await self._queue(await self._late.flush())
+                    await self._queue([self._late.pass_by(unit)])
+                    continue
                 began_at = self._clock()
-                frames = await self._codecs.run(self._decoder.decode, unit)
+                frames = await self._late.decode(unit)
                 self.decoding.add(self._clock() - began_at)
                 await self._queue(frames)
 
-    async def _queue(self, frames: list[DecodedFrame]) -> None:
+    async def _queue(self, frames: Sequence[SourceFrame]) -> None:
         for frame in frames:
             self.decoded.tick()
             self.pace.note(frame.pts)
-            self._on_picture(frame)
+            self._on_picture(frame.picture if isinstance(frame, CodedFrame) else frame)
             await self._put(self._edge.admit(frame) if self._edge is not None else [frame])
 
-    async def _put(self, frames: list[DecodedFrame]) -> None:
+    async def _put(self, frames: list[SourceFrame]) -> None:
         for frame in frames:
             if not self._limit.admits(frame.pts):
                 self._frames.dropped["frame_limit"] += 1
@@ -132,6 +148,8 @@ class Ingest:
         tally.count("trickle_retries_total", "in", "resume", by=channel.resumes)
         tally.at_worst("segments_behind", at=channel.segments_behind)
         tally.count("frames_total", "decoded", "video", by=self.decoded.total)
+        tally.count("frames_copied_total", "ingest", by=self._copied.switch.copied)
+        tally.stands("sessions_copying", "ingest", at=int(self._copied.switch.copies))
         tally.count("frames_total", "decoded", "audio", by=self.sounded.total)
         tally.measured("stage_duration_seconds", "decode", histogram=self.decoding)
 

@@ -15,12 +15,13 @@ from fractions import Fraction
 from typing import Any
 
 from relay.errors import ProcessingError, RelayError, TrickleError
-from relay.media.access_unit import CLOCK_RATE, DecodedFrame
+from relay.media.access_unit import CLOCK_RATE, SourceFrame
 from relay.media.frame_limit import FrameLimit
 from relay.media.muxer import NULL_PACKET
 from relay.media.stream_decoder import TrickleStreamDecoder
 from relay.observe.tally import Tally
 from relay.pipeline.blank_source import BlankSource
+from relay.pipeline.copied_input import CopiedInput
 from relay.pipeline.copy_switch import CopySwitch, Obstacle
 from relay.pipeline.egress import Egress
 from relay.pipeline.ingest import Ingest
@@ -60,7 +61,7 @@ class Pipeline:
     ) -> None:
         settings = resources.settings
         waits = config.on_overload is OnOverload.WAIT
-        self._decoded: MediaQueue[DecodedFrame] = MediaQueue(
+        self._decoded: MediaQueue[SourceFrame] = MediaQueue(
             "decoded_frames",
             settings.decoded_frames_capacity,
             OverflowPolicy.WAIT if waits else OverflowPolicy.DROP_OLDEST,
@@ -98,9 +99,18 @@ class Pipeline:
                 self._limit,
                 self._sound.take,
                 self._sound.video_time,
+                CopiedInput(
+                    processor.copying,
+                    config.width,
+                    config.height,
+                    config.fit,
+                    self._limit,
+                    prevented=Obstacle.ON_OVERLOAD if waits else None,
+                ),
                 on_picture=self.viewing.input.show,
             )
         else:
+            processor.copying.stop(Obstacle.NO_INPUT)
             self._ingest = BlankSource(
                 config.width,
                 config.height,
@@ -154,9 +164,7 @@ class Pipeline:
 
     def resize(self, width: int, height: int) -> None:
         """Bring pictures to another size from now on."""
-        self._decoder.resize(width, height)
-        if isinstance(self._ingest, BlankSource):
-            self._ingest.resize(width, height)
+        self._ingest.resize(width, height)
         self._decoded.clear("resized")
 
     def limit_rate(self, fps: float) -> None:
@@ -167,8 +175,9 @@ class Pipeline:
         """Whether every second picture is left out from now on: there is too much to do."""
         self._limit.halved = halved
 
-    def set_coding(self, *, egress: Coding) -> None:
+    def set_coding(self, *, ingest: Coding, egress: Coding) -> None:
         """Copy or transcode so from now on."""
+        self._processor.copying.mode = ingest
         self._egress.copying.mode = egress
 
     def queue_sizes(self) -> dict[str, int]:
@@ -268,7 +277,10 @@ class Pipeline:
             "queue_capacities": {queue.name: queue.capacity for queue in self._queues()},
             "audio": self._sound.status(),
             "viewers": self.viewing.status(),
-            "copying": {"egress": self._egress.copying.status()},
+            "copying": {
+                "ingest": self._processor.copying.status(),
+                "egress": self._egress.copying.status(),
+            },
             "input": self._ingest.status(),
             "output": self._publish.status() | self._egress.status(),
         }

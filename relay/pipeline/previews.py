@@ -20,6 +20,8 @@ WIDTHS = (160, 320, 480, 640, 960, 1280, 1920)
 """Widths that a picture is made in, beside its own: few, so that viewers share them."""
 LatePicture = Callable[[], Awaitable[DecodedFrame | None]]
 """Decodes the newest picture there is; None if it can't be."""
+OnPicture = Callable[[DecodedFrame | LatePicture], None]
+"""Told of each picture, or how to decode it."""
 KEPT_S = 0.5
 """A single JPEG may be so old; who wants them live says less."""
 

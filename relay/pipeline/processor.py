@@ -1,6 +1,6 @@
 """The seam where frames become other frames.
 
-The pipeline gives a processor decoded frames in one queue and takes media units from another.
+The pipeline gives a processor the source's frames in one queue and takes media units from another.
 Today that is a ComfyStream server over WebRTC; a Python function would fit the same two queues.
 """
 
@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from relay.media.access_unit import AccessUnit, DecodedFrame, RepeatPicture
+from relay.media.access_unit import (
+    AccessUnit,
+    CodedFrame,
+    DecodedFrame,
+    RepeatPicture,
+    SourceFrame,
+)
 from relay.media.audio_grid import SoundBlock
+from relay.pipeline.copy_switch import CopySwitch
 from relay.queues import MediaQueue
 from relay.sound.placement import ReturnedPacket, SentSound
 
-ProcessedUnit = AccessUnit | DecodedFrame | RepeatPicture
-"""A processed picture, still encoded (H.264) or decoded, or the last one of them again; each
-carries a source pts. A repeat before the first picture is nothing."""
+ProcessedUnit = AccessUnit | DecodedFrame | CodedFrame | RepeatPicture
+"""A processed picture, still encoded (H.264) or decoded, or one of the source's in its place, or
+the last one of them again; each carries a source pts. A repeat before the first picture is
+nothing."""
 
 
 class SoundExchange(Protocol):
@@ -42,8 +50,11 @@ class SoundExchange(Protocol):
 class FrameProcessor(Protocol):
     """Frames in, frames out, in order, each output with the pts of the input it shows."""
 
+    copying: CopySwitch
+    """Whether frames that come coded are taken as they are."""
+
     async def run(
-        self, frames: MediaQueue[DecodedFrame], processed: MediaQueue[ProcessedUnit]
+        self, frames: MediaQueue[SourceFrame], processed: MediaQueue[ProcessedUnit]
     ) -> None:
         """Process until `frames` is closed and what is under way has come back.
 

@@ -25,9 +25,10 @@ from relay.comfystream.leases import ServerLease
 from relay.comfystream.signalling import exchange_offer
 from relay.comfystream.workflow_check import takes_sound
 from relay.errors import BusyError, ProcessingError
-from relay.media.access_unit import AccessUnit, DecodedFrame
+from relay.media.access_unit import AccessUnit, SourceFrame
 from relay.media.encoder import VideoEncoder
 from relay.pipeline.codec_executor import CodecExecutor
+from relay.pipeline.copy_switch import CopySwitch
 from relay.pipeline.processor import ProcessedUnit, SoundExchange
 from relay.processing.fallback import GRACE_S, Fallback
 from relay.processing.link_record import LinkRecord, LinkState
@@ -119,6 +120,8 @@ class ComfyStreamProcessor:
         self._codecs = codecs
         self._make_encoder = make_encoder
         self._sound = sound
+        self.copying = CopySwitch(config.ingest)
+        """See `FrameProcessor.copying`."""
         self._processed: MediaQueue[ProcessedUnit] | None = None
 
     @property
@@ -130,7 +133,7 @@ class ComfyStreamProcessor:
         return self.changes.lease
 
     async def run(
-        self, frames: MediaQueue[DecodedFrame], processed: MediaQueue[ProcessedUnit]
+        self, frames: MediaQueue[SourceFrame], processed: MediaQueue[ProcessedUnit]
     ) -> None:
         """See `FrameProcessor.run`. Failed connections are retried, as long as the policy says.
 
@@ -202,7 +205,7 @@ class ComfyStreamProcessor:
                 error.message, code="comfystream_silent" if silent else "not_connected"
             ) from error
 
-    async def _process_once(self, frames: MediaQueue[DecodedFrame]) -> None:
+    async def _process_once(self, frames: MediaQueue[SourceFrame]) -> None:
         self.link.begin_attempt()
         lease = None
         try:
@@ -241,7 +244,7 @@ class ComfyStreamProcessor:
         self.changes.move_to(url)
         return True
 
-    async def _connect(self, client: WebRTCClient, frames: MediaQueue[DecodedFrame]) -> None:
+    async def _connect(self, client: WebRTCClient, frames: MediaQueue[SourceFrame]) -> None:
         """Connect, or leave nothing behind, or leave it to the lease."""
         connecting = asyncio.ensure_future(client.connect(frames, self._take_processed))
         try:
@@ -333,6 +336,7 @@ class ComfyStreamProcessor:
             self._codecs,
             self._make_encoder,
             processing=bool(self._config.prompts),
+            copying=self.copying,
             complete=self._config.on_overload is OnOverload.WAIT,
             sound=self._sound,
             on_text=self._text.receive,
@@ -395,7 +399,7 @@ async def _result_of(future: asyncio.Future[None]) -> None:
 
 
 async def _discarding(
-    frames: MediaQueue[DecodedFrame], waiting_for: Coroutine[Any, Any, Waited]
+    frames: MediaQueue[SourceFrame], waiting_for: Coroutine[Any, Any, Waited]
 ) -> Waited:
     """Await `waiting_for` while letting go of every frame that comes; frames that wait are kept.
 

@@ -14,8 +14,15 @@ import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import replace
 
-from relay.media.access_unit import AccessUnit, DecodedFrame, RepeatPicture
+from relay.media.access_unit import (
+    AccessUnit,
+    CodedFrame,
+    DecodedFrame,
+    RepeatPicture,
+    SourceFrame,
+)
 from relay.media.picture import copy_of
 from relay.pipeline.processor import ProcessedUnit
 from relay.session.config import FallbackMode
@@ -73,7 +80,7 @@ class Fallback:
         self._last_input_at = -math.inf
         self._responses: deque[float] = deque(maxlen=USUAL_RESPONSES)
 
-    def see_input(self, frame: DecodedFrame) -> None:
+    def see_input(self, frame: SourceFrame) -> None:
         """A frame came from the input. It stays the caller's."""
         now = self._clock()
         self._inputs += 1
@@ -139,8 +146,10 @@ class Fallback:
             self._responses.append(self._clock() - self.unanswered_since)
             self.unanswered_since = None
 
-    def _stand_in(self, frame: DecodedFrame) -> ProcessedUnit | None:
+    def _stand_in(self, frame: SourceFrame) -> ProcessedUnit | None:
         if self.mode is FallbackMode.PASSTHROUGH:
+            if isinstance(frame, CodedFrame):
+                return replace(frame)
             return DecodedFrame(copy_of(frame.frame), frame.pts, frame.arrived_at)
         if self.frames_processed:
             return RepeatPicture(frame.pts, frame.arrived_at)

@@ -111,6 +111,8 @@ class SessionConfig:
     """Pictures a second on the output; 0 as they come."""
     max_fps: float = 0.0
     """Pictures a second that are processed at the most; 0 all."""
+    ingest: Coding = Coding.TRANSCODE
+    """Of the source's pictures, on their way to ComfyStream."""
     egress: Coding = Coding.TRANSCODE
     """Of what ComfyStream returns, on its way to the output."""
     audio: AudioMode = AudioMode.BYPASS

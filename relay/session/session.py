@@ -343,7 +343,7 @@ class Session:
         if (config.width, config.height) != (self.config.width, self.config.height):
             self._pipeline.resize(config.width, config.height)
         self._pipeline.limit_rate(config.max_fps)
-        self._pipeline.set_coding(egress=config.egress)
+        self._pipeline.set_coding(ingest=config.ingest, egress=config.egress)
         self.config = config
         self._tell_observers()
 

@@ -1,4 +1,4 @@
-"""Decoded frames to the encoded packets that aiortc sends.
+"""Frames to the encoded packets that aiortc sends; those that come coded are sent so if they can.
 
 A frame leaves when there is room on the way (`pacing`), under a stamp that tells which it is when
 it comes back (`media.timeline`).
@@ -15,11 +15,15 @@ import av
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 
-from relay.media.access_unit import TIME_BASE, AccessUnit, DecodedFrame
+from relay.media import h264
+from relay.media.access_unit import TIME_BASE, AccessUnit, CodedFrame, DecodedFrame, SourceFrame
 from relay.media.encoder import VideoEncoder
 from relay.media.timeline import SentFrame
 from relay.pipeline.codec_executor import CodecExecutor
+from relay.pipeline.copy_switch import CopySwitch, Obstacle
 from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
+from relay.session.config import Coding
+from relay.webrtc.copied_frames import CopiedFrames
 from relay.webrtc.frame_ledger import FrameLedger
 from relay.webrtc.overload import OverloadRule
 from relay.webrtc.pacing import FlightControl
@@ -48,11 +52,12 @@ class VideoStreamTrack(MediaStreamTrack):
     the encoder has failed (`failure` then says why).
 
     Args:
-        frames: DecodedFrame, all of one size (yuv420p).
+        frames: all of one size (yuv420p).
         make_encoder: makes the encoder for the first frame's (width, height).
         codecs: where encoding runs.
         ledger: shared with the `IncomingVideo` of the same connection.
         flight: how many frames may be under way.
+        copying: whether frames that come coded are sent as they are.
         recover: called when a frame is late and no other follows that would show a loss.
         announce_next: send the next frame's access unit delimiter right behind each frame, so
             that a receiver which waits for the next timestamp releases this one at once.
@@ -62,12 +67,13 @@ class VideoStreamTrack(MediaStreamTrack):
 
     def __init__(
         self,
-        frames: MediaQueue[DecodedFrame],
+        frames: MediaQueue[SourceFrame],
         make_encoder: Callable[[int, int], VideoEncoder],
         codecs: CodecExecutor,
         ledger: FrameLedger,
         flight: FlightControl,
         *,
+        copying: CopySwitch | None = None,
         recover: Callable[[], Awaitable[object]] = _nothing_to_recover,
         announce_next: bool = True,
         clock: Callable[[], float] = time.monotonic,
@@ -86,9 +92,10 @@ class VideoStreamTrack(MediaStreamTrack):
         self._recover = recover
         self._announce_next = announce_next
         self._clock = clock
+        self._copied = CopiedFrames(copying or CopySwitch(Coding.TRANSCODE))
         self._encoder: VideoEncoder | None = None
         self._announcement: av.Packet[Any] | None = None
-        self._last: DecodedFrame | None = None
+        self._last: SourceFrame | None = None
         self._paused = False
         self._resting = False
         self._keyframe_wanted = False
@@ -130,7 +137,7 @@ class VideoStreamTrack(MediaStreamTrack):
                 self._frames.clear("before_connection")
         try:
             while True:
-                unit = await self._encode(*await self._next_frame())
+                unit = await self._coded(*await self._next_frame())
                 if unit is not None:
                     return self._packet(unit)
         except QueueClosed:
@@ -160,7 +167,7 @@ class VideoStreamTrack(MediaStreamTrack):
             self._encoder.close()
             self._encoder = None
 
-    async def _next_frame(self) -> tuple[DecodedFrame, int | None]:
+    async def _next_frame(self) -> tuple[SourceFrame, int | None]:
         """A frame to send and its source pts, or the last one again and None."""
         while True:
             try:
@@ -185,7 +192,7 @@ class VideoStreamTrack(MediaStreamTrack):
         self._last = frame
         return frame, frame.pts
 
-    async def _take_frame(self) -> DecodedFrame | None:
+    async def _take_frame(self) -> SourceFrame | None:
         """The next frame to send, or None when it is time to repeat the last one."""
         feed_at = self._clock() + FEED_INTERVAL_S
         while True:
@@ -201,12 +208,43 @@ class VideoStreamTrack(MediaStreamTrack):
                 return frame
             self._frames.dropped["paused"] += 1
 
-    async def _encode(self, frame: DecodedFrame, source_pts: int | None) -> AccessUnit | None:
+    async def _coded(self, frame: SourceFrame, source_pts: int | None) -> AccessUnit | None:
+        """What is sent for a frame; None for one that can't be decoded."""
+        keyframe_wanted = self._is_keyframe_wanted()
+        if source_pts is None:
+            self._copied.interrupt(Obstacle.INPUT_PAUSED)
+        elif self._copied.takes(
+            frame, keyframe_wanted=keyframe_wanted, overloaded=self._overload.overloaded
+        ):
+            assert isinstance(frame, CodedFrame)
+            return self._pass_on(frame)
+        picture = await frame.picture() if isinstance(frame, CodedFrame) else frame
+        if picture is not None:
+            return await self._encode(picture, source_pts, keyframe_wanted)
+        if source_pts is not None:
+            self._frames.dropped["undecodable"] += 1
+        return None
+
+    def _pass_on(self, frame: CodedFrame) -> AccessUnit:
+        self.close_encoder()  # what it encodes next begins anew
+        stamp = self._ledger.issuer.issue()
+        unit = frame.unit
+        if unit.keyframe:
+            self._keyframe_wanted = False
+            self._last_keyframe_at = self._clock()
+        self._note_sent(stamp, frame.pts, frame.arrived_at)
+        data = h264.without_delimiter(unit.data)
+        return AccessUnit(unit.stream, data, stamp, stamp, keyframe=unit.keyframe)
+
+    async def _encode(
+        self, frame: DecodedFrame, source_pts: int | None, force_keyframe: bool
+    ) -> AccessUnit | None:
         size = frame.frame.width, frame.frame.height
         if self._encoder is None or (self._encoder.width, self._encoder.height) != size:
             self._encoder = await self._codecs.run(self._make_encoder, *size)
         stamp = self._ledger.issuer.issue()
-        force_keyframe = self._take_keyframe_request()
+        if force_keyframe:
+            self._keyframe_wanted = False
         began_at = self._clock()
         units = await self._codecs.run(self._encoder.encode, frame.frame, stamp, force_keyframe)
         self._ledger.encoding.add(self._clock() - began_at)
@@ -215,27 +253,27 @@ class VideoStreamTrack(MediaStreamTrack):
         (unit,) = units
         if unit.keyframe:
             self._last_keyframe_at = self._clock()
-        sent = SentFrame(unit.pts, source_pts, frame.arrived_at, self._clock())
+        self._note_sent(unit.pts, source_pts, frame.arrived_at)
+        return unit
+
+    def _note_sent(self, stamp: int, source_pts: int | None, arrived_at: float) -> None:
+        sent = SentFrame(stamp, source_pts, arrived_at, self._clock())
         self._ledger.identifier.remember(sent)
         self._ledger.sent.tick()
         if source_pts is not None:
             self._ledger.last_sent_at = sent.sent_at
             self.first_sent.set()
         self._flight.sent()
-        return unit
 
     def _packet(self, unit: AccessUnit) -> av.Packet[Any]:
         if self._announce_next:
             self._announcement = _av_packet(ACCESS_UNIT_DELIMITER, self._ledger.issuer.upcoming)
         return _av_packet(unit.data, unit.pts)
 
-    def _take_keyframe_request(self) -> bool:
+    def _is_keyframe_wanted(self) -> bool:
         since_last = self._clock() - self._last_keyframe_at
         unanswered = self._ledger.returned.total == 0 and since_last > KEYFRAME_UNTIL_RETURN_S
-        if unanswered or (self._keyframe_wanted and since_last >= KEYFRAME_INTERVAL_S):
-            self._keyframe_wanted = False
-            return True
-        return False
+        return unanswered or (self._keyframe_wanted and since_last >= KEYFRAME_INTERVAL_S)
 
 
 def _av_packet(data: bytes, stamp: int) -> av.Packet[Any]:

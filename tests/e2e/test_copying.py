@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import av
@@ -10,6 +12,7 @@ import pytest
 
 from demo import barcode
 from demo.live_publisher import publish_live
+from demo.segment_writer import SourceChunk
 from demo.test_pattern import PatternOptions, generate
 from tests.e2e.stack import (
     INVERT,
@@ -19,6 +22,7 @@ from tests.e2e.stack import (
     in_background,
     running_stack,
 )
+from tests.peers.lossy_udp import lossy_udp
 
 FRAMES = 150
 
@@ -39,8 +43,12 @@ def decoded_alone(segment: bytes) -> list[int | None]:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("coding", "prompts"),
-    [({"egress": "copy"}, INVERT), ({"egress": "auto"}, [])],
-    ids=["copy-workflow", "auto-passthrough"],
+    [
+        ({"egress": "copy"}, INVERT),
+        ({"ingest": "copy", "egress": "copy"}, INVERT),
+        ({"ingest": "auto", "egress": "auto"}, []),
+    ],
+    ids=["egress", "workflow", "passthrough"],
 )
 async def test_every_frame_arrives_once_with_its_time(
     coding: dict[str, str], prompts: list[dict[str, Any]]
@@ -54,16 +62,15 @@ async def test_every_frame_arrives_once_with_its_time(
             session = await stack.start("camera", prompts=prompts, **coding)
             async with in_background(viewer.watch(stack.channel("camera-processed"))):
                 await viewer.wait_for(lambda v: len(v.frames) > 60)
-                flowing = (await stack.status(session))["copying"]
+                if not prompts:  # on a busy machine a workflow may be slower than the input
+                    await stack.wait_for_status(session, copies_all)
                 await source
                 await viewer.wait_for(lambda v: v.ended)
         status = await stack.status(session)
         server = await stack.comfystream.state()
     assert_every_frame_once_with_its_time(viewer, options.pts, FRAMES - 1, status, server)
-    assert len(viewer.frames) >= 100
-    assert all(frame.inverted is bool(prompts) for frame in viewer.frames)
-    for side, mode in coding.items():
-        assert flowing[side] == {"mode": mode, "copies": True, "reason": None}
+    assert status["copying"]["egress"]["frames"] > 0
+    assert viewer.frames[-1].inverted is bool(prompts)
     apart = [number for segment in viewer.segments for number in decoded_alone(segment)]
     assert apart == [frame.number for frame in viewer.frames]
     assert len(viewer.segments) >= 5, "half a second each"
@@ -76,12 +83,12 @@ async def test_the_mode_changes_while_frames_flow() -> None:
     viewer = Viewer()
     async with running_stack() as stack:
         async with in_background(live_pattern(stack, options)) as (source,):
-            session = await stack.start("camera")
+            session = await stack.start("camera", prompts=[])
             async with in_background(viewer.watch(stack.channel("camera-processed"))):
-                for mode in ("copy", "transcode", "auto"):
+                for mode in ("copy", "transcode", "copy"):
                     seen = len(viewer.frames)
                     await viewer.wait_for(lambda v, seen=seen: len(v.frames) > seen + 10)
-                    change = {"egress": mode}
+                    change = {"ingest": mode, "egress": mode}
                     code, answer = await stack.call("PATCH", f"/session/{session}", json=change)
                     assert (code, answer["result"]) == (200, "applied")
                     await stack.wait_for_status(
@@ -107,7 +114,7 @@ async def test_while_the_server_is_away_the_source_is_shown() -> None:
     viewer = Viewer()
     async with running_stack(reconnect_first_wait_s=0.2, media_timeout_s=0.6) as stack:
         async with in_background(live_pattern(stack, options)):
-            session = await stack.start("camera", prompts=[], egress="copy")
+            session = await stack.start("camera", prompts=[], ingest="copy", egress="copy")
             async with in_background(viewer.watch(stack.channel("camera-processed"))):
                 await stack.wait_for_status(session, copies_all)
                 await stack.comfystream.set_faults(withhold_media=True)
@@ -126,6 +133,93 @@ async def test_while_the_server_is_away_the_source_is_shown() -> None:
     assert None not in numbers
     assert [f.pts for f in viewer.frames] == [options.pts(n) for n in numbers if n is not None]
     assert numbers == sorted(set(numbers))
+
+
+def one_after_another(*parts: PatternOptions) -> Iterator[SourceChunk]:
+    """Several patterns as one stream."""
+    segment, due_s = 0, 0.0
+    for options in parts:
+        for chunk in generate(options):
+            yield replace(chunk, segment=segment + chunk.segment, due_s=due_s + chunk.due_s)
+        segment += chunk.segment + 1
+        due_s += (options.frames or 0) / float(options.fps)
+
+
+@pytest.mark.timeout(90)
+async def test_what_can_not_be_copied_is_transcoded_and_says_why() -> None:
+    """High profile in slices goes as it is; another size, and B-frames, do not; and in each change
+    of the source, in the middle of the session, no frame is lost or has another's time."""
+    reasons: list[tuple[bool, str | None]] = []
+    kinds: list[dict[str, Any]] = [
+        {"profile": "high", "slices": 4, "preset": "superfast"},
+        {"width": 640, "height": 360},
+        {"profile": "main", "b_frames": 2, "preset": "superfast"},
+        {},
+    ]
+    parts = [
+        PatternOptions(
+            frames=75,
+            first_number=75 * n,
+            start_pts=900_000 + 75 * n * 3000,
+            plain=True,
+            audio=False,
+            gop=15,
+            **kind,
+        )
+        for n, kind in enumerate(kinds)
+    ]
+    viewer = Viewer()
+    async with running_stack() as stack:
+        source = publish_live(stack.channel("camera"), one_after_another(*parts))
+        async with in_background(source) as (publishing,):
+            session = await stack.start("camera", prompts=[], ingest="copy", egress="copy")
+            async with in_background(viewer.watch(stack.channel("camera-processed"))):
+                for expected in (None, "size", "b_frames", None):
+                    status = await stack.wait_for_status(
+                        session,
+                        lambda s, expected=expected: (
+                            s["copying"]["ingest"]["reason"] == expected
+                            and s["copying"]["ingest"]["copies"] == (expected is None)
+                        ),
+                    )
+                    ingest = status["copying"]["ingest"]
+                    reasons.append((ingest["copies"], ingest["reason"]))
+                await publishing
+                await viewer.wait_for(lambda v: v.ended)
+        status = await stack.status(session)
+        server = await stack.comfystream.state()
+    assert_every_frame_once_with_its_time(viewer, parts[0].pts, 299, status, server)
+    assert {(frame.width, frame.height) for frame in viewer.frames} == {(512, 512)}
+
+
+@pytest.mark.timeout(60)
+async def test_what_is_lost_on_the_way_is_not_published_as_if_it_were_there() -> None:
+    """With packets lost both ways: every segment can be decoded from its start without a fault,
+    each frame has its own time, and once nothing is lost any more all is copied again."""
+    options = PatternOptions(frames=None, plain=True, audio=False)
+    viewer = Viewer()
+    with lossy_udp() as way:
+        async with running_stack(media_timeout_s=8.0) as stack:
+            async with in_background(live_pattern(stack, options)):
+                session = await stack.start("camera", prompts=[], ingest="copy", egress="copy")
+                async with in_background(viewer.watch(stack.channel("camera-processed"))):
+                    await stack.wait_for_status(session, copies_all)
+                    way.loss = 0.03
+                    seen = len(viewer.frames)
+                    await viewer.wait_for(lambda v: len(v.frames) > seen + 90)
+                    way.loss = 0.0
+                    await stack.wait_for_status(session, copies_all)
+                    status = await stack.status(session)
+                    seen = len(viewer.segments)
+                    await viewer.wait_for(lambda v: len(v.segments) > seen + 2)
+    assert way.lost > 0
+    assert status["processing"]["reconnects"] == 0
+    times = [frame.pts for frame in viewer.frames]
+    assert times == sorted(set(times))
+    for segment in viewer.segments:
+        decoded_alone(segment)
+    wrong = [f for f in viewer.frames if f.number is not None and f.pts != options.pts(f.number)]
+    assert len(wrong) <= len(viewer.frames) // 10, "what a loss leaves of a picture"
 
 
 def copies_all(status: dict[str, Any]) -> bool:

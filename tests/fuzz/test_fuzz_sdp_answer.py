@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from relay import webrtc_client
 from relay.errors import ProcessingError
-from relay.media.access_unit import DecodedFrame
+from relay.media.access_unit import SourceFrame
 from relay.media.encoder import VideoEncoder
 from relay.pipeline.codec_executor import CodecExecutor
 from relay.queues import MediaQueue
@@ -89,7 +89,7 @@ async def connect(codecs: CodecExecutor, edit: Callable[[str], str]) -> bool:
         await theirs.setLocalDescription(await theirs.createAnswer())
         return edit(theirs.localDescription.sdp)
 
-    frames: MediaQueue[DecodedFrame] = MediaQueue("decoded_frames", 4)
+    frames: MediaQueue[SourceFrame] = MediaQueue("decoded_frames", 4)
     client = WebRTCClient(
         answer,
         WebRTCOptions(),

@@ -24,14 +24,16 @@ class Clock:
 def test_it_says_what_it_does_and_why() -> None:
     """The reason is there while copying is wanted and impossible, and only then."""
     switch = CopySwitch(Coding.COPY)
-    assert switch.status() == {"mode": "copy", "copies": False, "reason": "starting"}
+    assert (switch.copies, switch.reason) == (False, "starting")
     switch.copy()
-    assert switch.status() == {"mode": "copy", "copies": True, "reason": None}
+    assert (switch.copies, switch.reason) == (True, None)
     switch.stop(Obstacle.LOSS)
-    assert switch.status() == {"mode": "copy", "copies": False, "reason": "loss"}
+    assert (switch.copies, switch.reason) == (False, "loss")
+    switch.stop()
+    assert switch.status() == {"mode": "copy", "copies": False, "reason": "loss", "frames": 1}
     switch.mode = Coding.TRANSCODE
-    assert switch.status() == {"mode": "transcode", "copies": False, "reason": None}
-    assert (switch.copied, switch.stops) == (1, 1)
+    assert switch.status() == {"mode": "transcode", "copies": False, "reason": None, "frames": 1}
+    assert switch.stops == 1
 
 
 def test_copy_begins_again_at_once() -> None:

@@ -39,6 +39,7 @@ FULL = SessionConfig(
     on_overload=OnOverload.WAIT,
     output_fps=25.0,
     max_fps=24.0,
+    ingest=Coding.AUTO,
     egress=Coding.COPY,
     audio=AudioMode.PROCESS,
     audio_codec=AudioCodec.OPUS,

@@ -10,8 +10,8 @@ from relay.media.decode_backlog import DecodeBacklog
 from relay.media.encoder import H264_STREAM
 
 
-def unit(number: int, data: bytes = b"x") -> AccessUnit:
-    return AccessUnit(H264_STREAM, data, number, number)
+def unit(number: int, data: bytes = b"x", *, idr: bool = False) -> AccessUnit:
+    return AccessUnit(H264_STREAM, data, number, number, idr)
 
 
 def numbers(units: list[AccessUnit]) -> list[int]:
@@ -22,24 +22,26 @@ def test_all_since_the_last_idr_picture_once() -> None:
     """What came before it is not needed; what was taken is not there any more."""
     backlog = DecodeBacklog()
     for number in range(10):
-        backlog.pass_by(unit(number), idr=number in (0, 6))
-    assert len(backlog) == 4
+        backlog.pass_by(unit(number, idr=number in (0, 6)))
     assert numbers(backlog.take()) == [6, 7, 8, 9]
     assert backlog.take() == []
-    backlog.pass_by(unit(10), idr=False)
+    backlog.pass_by(unit(10))
     assert numbers(backlog.take()) == [10]
 
 
 def test_up_to_one_of_them() -> None:
-    """And nothing if that one is not there."""
+    """Of this group or the one before, and nothing if it is not there."""
     backlog = DecodeBacklog()
-    units = [unit(number) for number in range(5)]
+    units = [unit(number, idr=number in (0, 3, 6)) for number in range(10)]
     for one in units:
-        backlog.pass_by(one, idr=one is units[0])
-    assert backlog.take(unit(2)) == [], "an equal one is another one"
-    assert numbers(backlog.take(units[2])) == [0, 1, 2]
-    assert backlog.take(units[1]) == []
-    assert numbers(backlog.take()) == [3, 4]
+        backlog.pass_by(one)
+    assert backlog.take_up_to(units[2]) == [], "two groups back"
+    assert backlog.take_up_to(unit(4)) == [], "an equal one is another one"
+    assert numbers(backlog.take_up_to(units[4])) == [3, 4]
+    assert numbers(backlog.take_up_to(units[5])) == [5]
+    assert numbers(backlog.take_up_to(units[7])) == [6, 7]
+    assert backlog.take_up_to(units[5]) == []
+    assert numbers(backlog.take()) == [8, 9]
 
 
 @pytest.mark.parametrize(("most_units", "most_bytes"), [(3, 1000), (1000, 30)])
@@ -51,9 +53,10 @@ def test_what_is_too_long_is_let_go_of(
     monkeypatch.setattr(decode_backlog, "MOST_BYTES", most_bytes)
     backlog = DecodeBacklog()
     for number in range(6):
-        backlog.pass_by(unit(number, b"x" * 10), idr=number == 0)
+        backlog.pass_by(unit(number, b"x" * 10, idr=number == 0))
     assert backlog.lost
     assert backlog.take() == []
-    backlog.pass_by(unit(6, b"x" * 10), idr=True)
+    for number in range(6, 9):
+        backlog.pass_by(unit(number, b"x" * 10, idr=True))
     assert not backlog.lost
-    assert numbers(backlog.take()) == [6]
+    assert numbers(backlog.take()) == [8]

@@ -1,0 +1,62 @@
+"""Which of the source's coded pictures are sent to ComfyStream as they are.
+
+They are sent so as long as none is left out, since each refers to those before it. Where that is
+not possible, because the server is slower than the source, or a keyframe is asked for that the
+source does not have, the picture is decoded and encoded, as an IDR picture; and so are those that
+follow, up to an IDR picture of the source's own.
+"""
+
+from __future__ import annotations
+
+from relay.media.access_unit import CodedFrame, SourceFrame
+from relay.pipeline.copy_switch import CopySwitch, Obstacle
+
+MOST_BYTES = 120 * 1200
+"""More than 128 RTP packets of 1200 bytes overflow the retransmission history, and the jitter
+buffer, of older aiortc peers."""
+
+
+class CopiedFrames:
+    """Of one connection. Belongs to the event loop."""
+
+    def __init__(self, switch: CopySwitch) -> None:
+        self._switch = switch
+        self._last_number: int | None = None
+        """Of the picture sent last, if it was sent as it was."""
+
+    def takes(self, frame: SourceFrame, *, keyframe_wanted: bool, overloaded: bool) -> bool:
+        """Whether `frame`, which goes out next, is sent as it is."""
+        last, self._last_number = self._last_number, None
+        if not isinstance(frame, CodedFrame):
+            self._switch.stop()  # whoever decoded it has said why
+            return False
+        obstacle = self._obstacle(frame, last, keyframe_wanted, overloaded)
+        if obstacle is not None:
+            self._switch.stop(obstacle)
+            return False
+        if last is None and not (frame.unit.keyframe and self._switch.may_begin):
+            return False  # for the reason that there was
+        self._switch.copy()
+        self._last_number = frame.unit.number
+        return True
+
+    def interrupt(self, obstacle: Obstacle) -> None:
+        """Something goes out that is no picture of the source's."""
+        self._last_number = None
+        self._switch.stop(obstacle)
+
+    def _obstacle(
+        self, frame: CodedFrame, last: int | None, keyframe_wanted: bool, overloaded: bool
+    ) -> Obstacle | None:
+        unit = frame.unit
+        if overloaded:
+            return Obstacle.SERVER_SLOW
+        if unit.damaged:
+            return Obstacle.LOSS
+        if len(unit.data) > MOST_BYTES:
+            return Obstacle.LARGE_PICTURES
+        if unit.keyframe or last is None:
+            return None
+        if unit.number != last + 1:
+            return Obstacle.MISSING_PICTURES
+        return Obstacle.KEYFRAME_REQUEST if keyframe_wanted else None
