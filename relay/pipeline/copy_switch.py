@@ -99,6 +99,12 @@ class CopySwitch:
         """Why nothing is copied; None while it is, and where it was not asked for."""
         return None if self.copies or not self.wanted else self._obstacle.value
 
+    def begin_anew(self) -> None:
+        """Whatever took the pictures is another one from now on, which is nobody's fault."""
+        if self.copies:
+            self.copies = False
+            self._obstacle = Obstacle.STARTING
+
     def copy(self) -> None:
         """A picture is passed on as it is."""
         if not self.copies:

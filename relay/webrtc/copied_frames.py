@@ -21,6 +21,7 @@ class CopiedFrames:
 
     def __init__(self, switch: CopySwitch) -> None:
         self._switch = switch
+        switch.begin_anew()
         self._last_number: int | None = None
         """Of the picture sent last, if it was sent as it was."""
 

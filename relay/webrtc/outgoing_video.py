@@ -207,6 +207,8 @@ class VideoStreamTrack(MediaStreamTrack):
             if not self._paused:
                 return frame
             self._frames.dropped["paused"] += 1
+            if self._last is not None and isinstance(frame, CodedFrame):
+                self._last = frame  # to be repeated: one long past can't be decoded any more
 
     async def _coded(self, frame: SourceFrame, source_pts: int | None) -> AccessUnit | None:
         """What is sent for a frame; None for one that can't be decoded."""
@@ -220,6 +222,7 @@ class VideoStreamTrack(MediaStreamTrack):
             return self._pass_on(frame)
         picture = await frame.picture() if isinstance(frame, CodedFrame) else frame
         if picture is not None:
+            self._last = picture
             return await self._encode(picture, source_pts, keyframe_wanted)
         if source_pts is not None:
             self._frames.dropped["undecodable"] += 1

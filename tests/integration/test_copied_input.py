@@ -15,6 +15,7 @@ from relay.media.access_unit import AccessUnit, CodedFrame, DecodedFrame
 from relay.media.encoder import H264_STREAM
 from relay.media.frame_limit import FrameLimit
 from relay.media.stream_decoder import TrickleStreamDecoder
+from relay.pipeline import copied_input
 from relay.pipeline.codec_executor import CodecExecutor
 from relay.pipeline.copied_input import CopiedInput
 from relay.pipeline.copy_switch import CopySwitch, Obstacle
@@ -203,6 +204,17 @@ async def test_what_leaves_pictures_out_copies_none(codecs: CodecExecutor) -> No
     source = Source(codecs, prevented=Obstacle.ON_OVERLOAD)
     await source.take(stream(5))
     assert (source.coded, source.obstacle) == ([], "on_overload")
+
+
+async def test_a_source_that_makes_no_keyframes_is_decoded_in_time(
+    codecs: CodecExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it still can be, from its last one on; none is missing, and the next is copied."""
+    monkeypatch.setattr(copied_input, "MOST_UNITS", 6)
+    source = Source(codecs)
+    await source.take(stream(22))
+    assert len(source.coded) == 6 + 6 + 2
+    assert numbers(source.decoded) == [*range(6, 10), *range(16, 20)]
 
 
 async def test_a_group_that_is_too_long_is_not_kept(

@@ -40,8 +40,10 @@ def test_from_a_keyframe_on_one_after_the_other() -> None:
     track = Track()
     assert [track.takes(coded(n, idr=n == 3)) for n in range(1, 7)] == [False] * 2 + [True] * 4
     track.copied = CopiedFrames(track.switch)
+    assert track.switch.reason == "starting"
     assert not track.takes(coded(7))
     assert track.takes(coded(8, idr=True))
+    assert track.switch.stops == 0, "nothing that auto would have to rest for"
 
 
 @pytest.mark.parametrize(

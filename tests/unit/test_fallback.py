@@ -7,6 +7,7 @@ import pytest
 
 from relay.media.access_unit import (
     AccessUnit,
+    CodedFrame,
     DecodedFrame,
     ElementaryStream,
     MediaKind,
@@ -83,6 +84,24 @@ def test_after_the_grace_the_source_s_frames_go_out() -> None:
     assert isinstance(shown, DecodedFrame)
     assert (shown.pts, shown.arrived_at) == (scene.frames[-1].pts, scene.frames[-1].arrived_at)
     assert shown.frame is not scene.frames[-1].frame
+
+
+def test_frames_that_nobody_has_decoded_go_out_as_they_are() -> None:
+    """An object of its own, under the same time: others have the frame, too."""
+    scene = Scene()
+
+    async def picture() -> DecodedFrame | None:
+        return None
+
+    coded = []
+    for number in range(60):
+        scene.now += INTERVAL_S
+        unit = AccessUnit(STREAM, b"", 3000 * number, 3000 * number, arrived_at=scene.now)
+        coded.append(CodedFrame(unit, picture, unit.pts, unit.arrived_at))
+        scene.fallback.see_input(coded[-1])
+    assert scene.fallback.active
+    assert scene.shown == coded[-len(scene.shown) :]
+    assert all(shown is not own for shown, own in zip(scene.shown[::-1], coded[::-1], strict=False))
 
 
 def test_the_first_answer_ends_it_and_nothing_goes_back() -> None:
