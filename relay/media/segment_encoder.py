@@ -122,6 +122,11 @@ class TrickleSegmentEncoder:
             self._encoder.close()
             self._encoder = None
 
+    @property
+    def in_segment(self) -> bool:
+        """Whether a picture may follow that is no keyframe."""
+        return self._muxer.video_in_segment
+
     def needs_keyframe(self, time: int) -> bool:
         """Whether a segment should begin with the picture at `time` (90 kHz ticks)."""
         return self._muxer.needs_keyframe(time)

@@ -95,6 +95,11 @@ class SegmentMuxer:
         self._last_audio_pts: int | None = None
         self._ended = False
 
+    @property
+    def video_in_segment(self) -> bool:
+        """Whether a picture may follow that is no keyframe."""
+        return self._video_in_segment
+
     def needs_keyframe(self, time: int) -> bool:
         """Whether the video unit at `time` (dts in ticks) should be a keyframe to begin a
         segment with."""

@@ -30,6 +30,7 @@ class CopiedOutput:
     """Of one session. Belongs to the event loop.
 
     Args:
+        in_segment: tells whether a picture may follow that is no keyframe.
         needs_keyframe: tells whether a segment should begin with the picture at a time (90 kHz).
         request_keyframe: asks the server for one.
         prevented: why nothing is ever copied; None if it can be.
@@ -38,6 +39,7 @@ class CopiedOutput:
     def __init__(
         self,
         switch: CopySwitch,
+        in_segment: Callable[[], bool],
         needs_keyframe: Callable[[int], bool],
         request_keyframe: Callable[[], None],
         *,
@@ -45,6 +47,7 @@ class CopiedOutput:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.switch = switch
+        self._in_segment = in_segment
         self._needs_keyframe = needs_keyframe
         self._request_keyframe = request_keyframe
         self._prevented = prevented
@@ -119,6 +122,8 @@ class CopiedOutput:
             switch.stop(Obstacle.LOSS)
         elif not unit.keyframe and not follows:
             switch.stop(Obstacle.MISSING_PICTURES)
+        elif not unit.keyframe and not self._in_segment():
+            switch.stop(Obstacle.SEGMENT_ENDED)
         elif self._waits_in_vain():
             switch.stop(Obstacle.NO_KEYFRAMES)
         return switch.copies

@@ -44,6 +44,7 @@ class Obstacle(StrEnum):
     HIDDEN_PICTURES = "hidden_pictures"
     UNDECODABLE = "undecodable"
     NO_KEYFRAMES = "no_keyframes"
+    SEGMENT_ENDED = "segment_ended"
     FALLBACK = "fallback"
     OUTPUT_FPS = "output_fps"
     NO_OUTPUT = "no_output"

@@ -103,6 +103,7 @@ class Egress:
         self.copying = copying or CopySwitch(Coding.TRANSCODE)
         self._copied = CopiedOutput(
             self.copying,
+            lambda: self._encoder is not None and self._encoder.in_segment,
             self._needs_keyframe,
             request_keyframe,
             prevented=Obstacle.OUTPUT_FPS if isinstance(processed, OutputRate) else None,

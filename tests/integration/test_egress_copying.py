@@ -122,6 +122,7 @@ async def play(
     mode: Coding | CopySwitch = Coding.COPY,
     *,
     on_picture: Callable[[DecodedFrame | LatePicture], None] = lambda _: None,
+    on_egress: Callable[[Egress], None] = lambda _: None,
     clock: Callable[[], float] | None = None,
 ) -> Output:
     """What becomes of a script."""
@@ -140,6 +141,7 @@ async def play(
         on_picture=on_picture,
         clock=clock or (lambda: next(counter) * 0.01),
     )
+    on_egress(egress)
     try:
         await egress.run()
     finally:
@@ -321,6 +323,24 @@ async def test_a_repeat_shows_what_was_copied() -> None:
     assert [number for _, number in output.shown] == [0, 1, 2, 3, 4, 4, 4, 4, 8]
     assert [pts for pts, _ in output.shown] == [pts_of(n) for n in range(9)]
     assert output.egress.copying.reason == "fallback"
+
+
+async def test_a_segment_that_ended_early_is_followed_by_one_that_begins_with_a_keyframe() -> None:
+    """Encoded at once, so that no picture has to wait for one."""
+    server = Server()
+    ends: list[Callable[[], None]] = []
+
+    def script() -> Iterator[ProcessedUnit]:
+        for number in range(3 * SEGMENT):
+            if number == 5:
+                ends[0]()
+            yield server.picture(number)
+
+    output = await play(server, script(), on_egress=lambda egress: ends.append(egress._end_segment))
+    output.assert_shows(*range(3 * SEGMENT))
+    assert output.lengths[0] == 5
+    assert not {5, 6} & set(copied(server, output))
+    assert set(copied(server, output)) >= {*range(5), *range(30, 45)}
 
 
 async def test_another_size_begins_a_segment() -> None:
