@@ -129,7 +129,8 @@ class Ingest:
         for frame in frames:
             if not self._limit.admits(frame.pts):
                 self._frames.dropped["frame_limit"] += 1
-            elif self._limit.skips():
+            elif not isinstance(frame, CodedFrame) and self._limit.skips():
+                # Without one of them the coded ones would all have to be decoded and encoded.
                 self._frames.dropped["shed"] += 1
             elif not self._frames.closed:
                 await self._frames.put(frame)
