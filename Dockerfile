@@ -9,7 +9,8 @@ FROM python:3.11-slim
 LABEL org.opencontainers.image.title="trickle-relay" \
       org.opencontainers.image.description="A bridge between trickle live video and a ComfyStream GPU server" \
       org.opencontainers.image.licenses="MIT"
-RUN useradd --system --uid 10001 --home-dir /app --shell /usr/sbin/nologin relay
+RUN useradd --system --uid 10001 --home-dir /app --shell /usr/sbin/nologin relay \
+ && install --directory --owner relay /state
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY LICENSE README.md trickle_relay_service.py trickle_components.py ./
@@ -26,5 +27,5 @@ EXPOSE 8890
 STOPSIGNAL SIGTERM
 # The port is read from the same setting as the service's.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 \
-  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('RELAY_PORT', '8890') + '/health', timeout=2)"]
+  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('RELAY_PORT', '8890') + '/healthz', timeout=2)"]
 CMD ["python", "trickle_relay_service.py"]

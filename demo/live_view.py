@@ -38,7 +38,7 @@ def introduction(source: str, addresses: Addresses, log_directory: str) -> str:
             f"  input     {addresses.input_url}",
             f"  output    {addresses.output_url}",
             f"  status    {addresses.status_url}",
-            f"  sessions  {addresses.relay_url}/sessions",
+            f"  page      {addresses.relay_url}/   (both pictures, in a browser)",
             f"  watch     {python} -m demo.watch {addresses.output_url} | ffplay -i -",
             f"  logs      {log_directory}",
             "",

@@ -102,9 +102,7 @@ class Capability:
 
 def capacity_of(settings: Settings) -> int:
     """How many streams the orchestrator may send: what was said, or what the pool serves."""
-    if settings.capability_capacity:
-        return settings.capability_capacity
-    count = len(servers(settings))
+    count = settings.capability_capacity or len(servers(settings))
     return min(count, settings.max_sessions) if settings.max_sessions else count
 
 

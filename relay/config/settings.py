@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     comfystream_urls: ServerUrls = Field(
         (),
         description="Several ComfyStream servers, separated by commas: each session that names"
-        " none gets one that is free. Goes before `RELAY_COMFYSTREAM_URL`.",
+        " none gets one that is free. Takes precedence over `RELAY_COMFYSTREAM_URL`.",
     )
     warm_pipeline: bool = Field(
         False,

@@ -194,6 +194,7 @@ async def test_the_service_ends_though_the_orchestrator_is_gone() -> None:
         ({"comfystream_urls": ("http://a:1", "http://b:1", "http://c:1")}, 3),
         ({"comfystream_urls": ("http://a:1", "http://b:1"), "max_sessions": 1}, 1),
         ({"capability_capacity": 7}, 7),
+        ({"capability_capacity": 7, "max_sessions": 4}, 4),
     ],
 )
 def test_the_capacity_is_the_pools(settings: dict[str, Any], capacity: int) -> None:
