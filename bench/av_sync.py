@@ -26,7 +26,7 @@ import aiohttp
 
 from bench.av_sync_probe import SyncProbe
 from bench.process_cost import cpu_seconds, peak_memory_mb
-from bench.session_run import free_port
+from bench.session_run import NOT_HELD_BACK, free_port
 from demo.child_process import Child, ChildError
 from demo.start_session import INVERT
 from demo.test_pattern import picture_size
@@ -77,6 +77,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 "relay",
                 *("trickle_relay_service.py", "--host", "127.0.0.1", "--port", str(relay_port)),
                 RELAY_AUDIO_CODEC=arguments.codec,
+                **NOT_HELD_BACK,
             )
             await _answering(http, f"{api}/health")
             source = await start(

@@ -20,19 +20,13 @@ import aiohttp
 from bench.capacity_load import CapacityLoad, LoadedChannel
 from bench.looped_clip import LoopedClip
 from bench.process_cost import cpu_seconds
-from bench.session_run import START_TIMEOUT_S, free_port
+from bench.session_run import NOT_HELD_BACK, START_TIMEOUT_S, free_port
 from bench.trickle_processes import memory_mb
 from demo.child_process import Child, ChildError
 from demo.relay_api import api_headers
 from relay.stats import percentile
 
 FIRST_FRAME_TIMEOUT_S = 15.0
-NOT_HELD_BACK: Mapping[str, str] = {
-    "RELAY_REQUESTS_PER_SECOND": "0",
-    "RELAY_MAX_LOAD": "0",
-    "RELAY_SHED": "false",
-}
-"""Settings of the relay: what is measured is where it leaves the goal, not where it would stop."""
 _READY_POLL_S = 0.05
 
 
@@ -221,7 +215,12 @@ async def capacity_run(options: CapacityOptions, logs: Path) -> AsyncIterator[Ca
             "relay",
             *("trickle_relay_service.py", "--host", "127.0.0.1", "--port", str(port)),
             log_directory=logs,
-            environment={"RELAY_LOG_LEVEL": "WARNING", **NOT_HELD_BACK, **options.environment},
+            environment={
+                "RELAY_LOG_LEVEL": "WARNING",
+                "RELAY_REQUESTS_PER_SECOND": "0",
+                **NOT_HELD_BACK,
+                **options.environment,
+            },
         )
         cleanup.push_async_callback(echo.stop)
         await echo.start()
