@@ -77,7 +77,7 @@ class LinePublisher:
     ) -> None:
         self.lines_sent = 0
         self.lines_dropped = 0
-        """Too many waited, too long for a line, or lost on the way."""
+        """Too many waited, too long for a line, lost on the way, or nowhere to go any more."""
         self.error: TrickleError | None = None
         """Why nothing can be published, now or any more."""
         self._url = url
@@ -91,6 +91,8 @@ class LinePublisher:
         self._on_gone = on_gone
         self._lines: deque[bytes] = deque()
         self._bytes_waiting = 0
+        self._over = False
+        """Nothing is published any more."""
         self._changed = asyncio.Event()
         self._closing = False
         self._keep_channel = False
@@ -110,14 +112,9 @@ class LinePublisher:
             self.lines_dropped += 1
             self._limited_log.warning("channel.line_too_long", bytes=len(line))
             return False
-        while (
-            len(self._lines) >= MOST_LINES_WAITING
-            or self._bytes_waiting + len(line) > MOST_BYTES_WAITING
-        ):
-            self._next_line()
-            self.lines_dropped += 1
         self._lines.append(line)
         self._bytes_waiting += len(line)
+        self._drop_surplus()
         self._changed.set()
         return True
 
@@ -137,6 +134,7 @@ class LinePublisher:
         if self._task is not None:
             await asyncio.wait([self._task], timeout=CLOSE_TIMEOUT_S)
             await cancel_and_wait([self._task])
+        self._end()
 
     def status(self) -> dict[str, Any]:
         """Plain values for the session's status."""
@@ -149,14 +147,8 @@ class LinePublisher:
     async def _run(self) -> None:
         waits = backoff_delays(1.0, LONGEST_WAIT_S)
         while not self._closing:
-            options = PublisherOptions(create=self._create, close_timeout_s=CLOSE_TIMEOUT_S)
-            publisher = TricklePublisher(
-                self._url, content_type=self._content_type, session=self._http, options=options
-            )
             try:
-                await publisher.start()
-                self.error = None
-                await self._publish(publisher)
+                await self._open_and_publish()
                 return
             except TrickleError as error:
                 self.error = error
@@ -164,32 +156,52 @@ class LinePublisher:
                 if isinstance(error, ChannelNotFoundError | ChannelClosedError):
                     self._on_gone()
                 if not isinstance(error, UnavailableError):
+                    self._end()
                     return
-            finally:
-                await publisher.aclose(delete=not self._keep_channel)
             await asyncio.sleep(next(waits))
 
-    async def _publish(self, publisher: TricklePublisher) -> None:
+    async def _open_and_publish(self) -> None:
         """Until closing, with nothing left to publish.
 
         Raises:
-            TrickleError: the channel can't be published to any more.
+            TrickleError: the channel can't be published to, or not any more.
         """
-        while batch := await self._next_batch():
-            data = b"".join(batch)
-            lines = 0 if data == self._keepalive else len(batch)
-            try:
-                while True:
-                    try:
-                        segment = await publisher.next_segment()
-                        break
-                    except StalledError:
-                        continue
-                await segment.write(data)
-                await segment.finish()
-                self.lines_sent += lines
-            except SegmentLostError:
-                self.lines_dropped += lines
+        options = PublisherOptions(create=self._create, close_timeout_s=CLOSE_TIMEOUT_S)
+        publisher = TricklePublisher(
+            self._url, content_type=self._content_type, session=self._http, options=options
+        )
+        try:
+            await publisher.start()
+            self.error = None
+            while batch := await self._next_batch():
+                await self._publish(publisher, batch)
+        finally:
+            await publisher.aclose(delete=not self._keep_channel)
+
+    async def _publish(self, publisher: TricklePublisher, batch: list[bytes]) -> None:
+        """One segment.
+
+        Raises:
+            TrickleError: the channel can't be published to any more; the lines wait again.
+        """
+        data = b"".join(batch)
+        lines = 0 if data == self._keepalive else len(batch)
+        try:
+            while True:
+                try:
+                    segment = await publisher.next_segment()
+                    break
+                except StalledError:
+                    continue
+            await segment.write(data)
+            await segment.finish()
+            self.lines_sent += lines
+        except SegmentLostError:
+            self.lines_dropped += lines
+        except (TrickleError, asyncio.CancelledError):
+            if lines:
+                self._put_back(batch)
+            raise
 
     async def _next_batch(self) -> list[bytes]:
         """What goes into the next segment; empty at the end."""
@@ -216,3 +228,22 @@ class LinePublisher:
         line = self._lines.popleft()
         self._bytes_waiting -= len(line)
         return line
+
+    def _put_back(self, batch: list[bytes]) -> None:
+        self._lines.extendleft(reversed(batch))
+        self._bytes_waiting += sum(map(len, batch))
+        self._drop_surplus()
+
+    def _drop_surplus(self) -> None:
+        """The oldest make room; after the end nothing waits."""
+        while self._lines and (
+            self._over
+            or len(self._lines) > MOST_LINES_WAITING
+            or self._bytes_waiting > MOST_BYTES_WAITING
+        ):
+            self._next_line()
+            self.lines_dropped += 1
+
+    def _end(self) -> None:
+        self._over = True
+        self._drop_surplus()

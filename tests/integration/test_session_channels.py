@@ -212,3 +212,19 @@ async def test_what_can_not_be_published_is_dropped_and_counted(
     assert 0.9 * MOST_BYTES_WAITING < waiting * len(line) <= MOST_BYTES_WAITING
     publisher.start()
     await publisher.aclose()
+
+
+async def test_an_address_that_is_none_shows_as_the_channel_s_error(
+    http: aiohttp.ClientSession,
+) -> None:
+    """What can never be written keeps nothing waiting: it is counted as dropped."""
+    publisher = LinePublisher("http://127.0.0.1:9/data//", http, name="data")
+    assert publisher.send({"n": 1})
+    publisher.start()
+    try:
+        await until(lambda: publisher.error)
+        assert "is not a trickle channel" in publisher.status()["error"]
+        assert publisher.send({"n": 2})
+        assert publisher.lines_dropped == 2
+    finally:
+        await publisher.aclose()
