@@ -13,7 +13,8 @@ from relay.channels.json_messages import BadMessage, JsonMessages
 from relay.log_limit import LimitedLog
 from relay.redaction import mask_credentials
 from relay.tasks import cancel_and_wait
-from relay.trickle.errors import TrickleError, UnavailableError
+from relay.trickle.channel_url import redact_url
+from relay.trickle.errors import ChannelNotFoundError, TrickleError, UnavailableError
 from relay.trickle.protocol import EndReason
 from relay.trickle.subscriber import TrickleSubscriber
 from relay.trickle.subscriber_options import SubscriberOptions
@@ -23,6 +24,8 @@ log = structlog.get_logger(__name__)
 KEEPALIVE = {"keep": "alive"}
 """What gateways send every 10 s; compared exactly."""
 RETRY_S = 5.0
+ASK_AGAIN_S = 0.5
+"""For a channel that nobody has made: it may be made by its first message."""
 
 
 class ControlChannel:
@@ -34,8 +37,8 @@ class ControlChannel:
         handle: called on the event loop with each JSON object, in order; must return at once.
         on_bad: called with what is wrong with a message that is no JSON object.
         on_end: called once when the channel was closed or is gone.
-        wait_for_channel_s: how long a channel that does not exist yet is waited for; 0: it exists,
-            and if it does not, it has ended.
+        wait_for_channel_s: after how long it is an error, though not the last word, that the
+            channel does not exist yet; 0: it exists, and if it does not, it has ended.
     """
 
     def __init__(
@@ -88,6 +91,13 @@ class ControlChannel:
             self._log.info("channel.ended", reason=str(subscriber.end_reason))
             if self._given or subscriber.end_reason in (EndReason.CLOSED, EndReason.GONE):
                 self._on_end()
+            elif subscriber.end_reason is EndReason.NEVER_EXISTED:
+                self.error = ChannelNotFoundError(
+                    f"{redact_url(self._url)} does not exist yet; a control channel is made by"
+                    " whoever sends on it, and is read from then on"
+                )
+                await asyncio.sleep(ASK_AGAIN_S)
+                continue
             return
 
     async def _read(self, subscriber: TrickleSubscriber) -> None:

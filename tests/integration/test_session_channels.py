@@ -46,7 +46,9 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 class Heard:
     """A session's channels, and what came on them."""
 
-    def __init__(self, http: aiohttp.ClientSession, **urls: str) -> None:
+    def __init__(
+        self, http: aiohttp.ClientSession, *, wait_for_channel_s: float = 5.0, **urls: str
+    ) -> None:
         self.messages: list[dict[str, Any]] = []
         self.on_message: Callable[[], object] = lambda: None
         self.control_ended = asyncio.Event()
@@ -56,7 +58,7 @@ class Heard:
             http,
             self._take,
             self.control_ended.set,
-            wait_for_channel_s=5.0,
+            wait_for_channel_s=wait_for_channel_s,
         )
 
     def _take(self, message: dict[str, Any]) -> None:
@@ -98,6 +100,23 @@ async def test_control_messages_come_in_order_and_bad_ones_are_counted(
         status = heard.channels.status()["control"]
         assert (status["messages"], status["bad"]) == (3, 2)
         assert "no JSON object" in status["last_problem"]
+
+
+async def test_a_control_channel_may_be_made_by_its_first_message_however_late(
+    trickle: TrickleServer, http: aiohttp.ClientSession
+) -> None:
+    """That it is not there yet is told, and is no end: it is read as soon as it is."""
+    url = f"{trickle.url.rstrip('/')}/control"
+    async with Heard(http, control_url=url, wait_for_channel_s=0.05) as heard:
+        status = lambda: heard.channels.status()["control"]  # noqa: E731
+        await until(lambda: status()["error"])
+        assert "does not exist yet" in status()["error"]
+        async with TricklePublisher(url, content_type="application/json") as publisher:
+            await publish(publisher, b'{"width": 640}')
+            await until(lambda: heard.messages)
+            assert status()["error"] is None
+        async with asyncio.timeout(5):
+            await heard.control_ended.wait()
 
 
 async def test_a_flood_in_one_segment_lets_others_have_their_turns(
