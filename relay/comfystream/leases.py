@@ -32,12 +32,17 @@ Saved = dict[str, Any]
 """What the next process has to know, as plain JSON values, by server."""
 
 
+async def _at_once() -> None:
+    """What is saved has no way to go."""
+
+
 class ServerLeases:
     """Every server that this process has given prompts to.
 
     Args:
         saved: what the process before wrote by `save`.
-        save: called with all of it before it matters.
+        save: called with all of it whenever it has changed.
+        written: returns when what was saved so far is where the next process finds it.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class ServerLeases:
         *,
         saved: Saved | None = None,
         save: Callable[[Saved], None] = lambda _: None,
+        written: Callable[[], Awaitable[None]] = _at_once,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -55,6 +61,7 @@ class ServerLeases:
         self.clock = clock
         self._wall_clock = wall_clock
         self._save = save
+        self.written = written
         self._holders: dict[str, str] = {}
         self._records: dict[str, ServerRecord] = {}
         self._partings: dict[str, asyncio.Task[None]] = {}
@@ -118,7 +125,7 @@ class ServerLeases:
             await cancel_and_wait(partings)
 
     def save(self) -> None:
-        """Tell the next process, before it matters."""
+        """Write down what the next process has to know."""
         now, wall_now = self.clock(), self._wall_clock()
         self._forget_old(now)
         saved: Saved = {}
@@ -224,10 +231,16 @@ class ServerLease:
                 return
             await asyncio.sleep(CONFIRM_INTERVAL_S)
 
-    def begin_offer(self) -> None:
-        """An offer leaves now."""
+    async def begin_offer(self) -> None:
+        """An offer may leave when this returns: whatever becomes of this process, the next one
+        knows of it. A cancel means that none leaves."""
         self._record.begin_offer()
         self._leases.save()
+        try:
+            await self._leases.written()
+        except asyncio.CancelledError:
+            self.refused()
+            raise
 
     def answered(self) -> None:
         """It was answered."""

@@ -126,7 +126,7 @@ async def warm_up(
         ProcessingError: with a code of those that an offer has.
     """
     await lease.wait_until_safe()
-    lease.begin_offer()
+    await lease.begin_offer()
     try:
         async with asyncio.timeout(timeout_s):
             async with http.post(

@@ -79,6 +79,7 @@ class PipelineResources:
             http,
             saved=journal.read("servers"),
             save=lambda servers: journal.write("servers", servers),
+            written=journal.written,
         )
 
     def make_uplink_encoder(self, width: int, height: int) -> VideoEncoder:
@@ -125,6 +126,7 @@ class PipelineResources:
         await self.leases.aclose()
         await self.http.close()
         self.codecs.close()
+        await self.journal.written()
 
 
 def _ice_options(settings: Settings, http: aiohttp.ClientSession) -> IceOptions:

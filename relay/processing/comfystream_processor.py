@@ -184,10 +184,6 @@ class ComfyStreamProcessor:
         if self.link.client is not None and self.link.state is LinkState.CONNECTED:
             self.link.client.request_keyframe()
 
-    def status(self) -> dict[str, Any]:
-        """See `FrameProcessor.status`."""
-        return self.link.status()
-
     async def ask(self, message: dict[str, Any]) -> dict[str, Any] | None:
         """Send a message on the control channel of the connection that stands; its reply, if any.
 
@@ -344,7 +340,7 @@ class ComfyStreamProcessor:
 
     async def _offer(self, offer_sdp: str) -> str:
         if self._lease is not None:
-            self._lease.begin_offer()
+            await self._lease.begin_offer()
         loading = asyncio.get_running_loop().call_later(
             LOADING_AFTER_S, self.link.set_state, LinkState.LOADING
         )

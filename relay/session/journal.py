@@ -63,13 +63,13 @@ class SessionJournal:
         return found
 
     def began(self, session_id: str, config: SessionConfig) -> None:
-        """On the disk when this returns, if there is a journal."""
+        """On the disk shortly (see `written`), if there is a journal."""
         if self._journal.kept:
             self._entries[session_id] = plain_config(config)
             self._journal.write(SECTION, dict(self._entries))
 
     def changed(self, session_id: str, config: SessionConfig) -> None:
-        """If it has changed: on the disk shortly. Changes may come many times a second."""
+        """If it has changed: written down soon. Changes may come many times a second."""
         if session_id not in self._entries:
             return
         if not self._changed:
@@ -82,8 +82,12 @@ class SessionJournal:
         return self._journal.kept
 
     def flush(self) -> None:
-        """What has changed is on the disk when this returns."""
+        """Write down now what has changed."""
         self._write_changed()
+
+    async def written(self) -> None:
+        """Return when all that is written down is on the disk."""
+        await self._journal.written()
 
     def _write_changed(self) -> None:
         changed, self._changed = self._changed, {}

@@ -315,6 +315,8 @@ class SessionManager:
             )
         await session.stop(timeout_s=self._settings.stop_timeout_s)
         self._deleted.add(session_id)
+        if self._journal is not None:
+            await self._journal.written()
 
     def get(self, session_id: str) -> Session:
         """A session that runs, or ended within the last minutes.
@@ -380,6 +382,7 @@ class SessionManager:
         await close_channels(resources.http, [url for left in gone for url in left.channels])
         for left in gone:
             journal.ended(left.session_id)
+        await journal.written()
 
     def _keep_journal(self, session: Session) -> None:
         assert self._journal is not None

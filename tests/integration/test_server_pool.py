@@ -169,7 +169,7 @@ async def test_a_server_that_hangs_is_not_given_away_until_it_restarts(pools: Po
     port = closed_port()
     url = f"http://127.0.0.1:{port}"
     lease = pools.leases.acquire(url, "session-7")
-    lease.begin_offer()
+    await lease.begin_offer()
     lease.unanswered()
     lease.release()
     pool = pools.of(url)

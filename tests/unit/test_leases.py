@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from relay.comfystream.leases import ServerLeases
 from relay.comfystream.quarantine import QuarantineRules
 from relay.comfystream.server_address import server_key
 from relay.errors import RequestError
+from relay.tasks import cancel_and_wait
 
 
 class Clock:
@@ -23,7 +25,9 @@ class Clock:
 class Process:
     """One relay process: its leases and what it saved."""
 
-    def __init__(self, saved: dict[str, Any] | None = None, *, at: float = 1000.0) -> None:
+    def __init__(
+        self, saved: dict[str, Any] | None = None, *, at: float = 1000.0, **options: Any
+    ) -> None:
         self.saved: dict[str, Any] = {}
         self.clock = Clock(at)
         self.wall = Clock(at + 1_700_000_000)
@@ -34,6 +38,7 @@ class Process:
             save=self._save,
             clock=self.clock,
             wall_clock=self.wall,
+            **options,
         )
 
     def _save(self, saved: dict[str, Any]) -> None:
@@ -88,21 +93,21 @@ def test_a_session_that_left_nothing_is_not_remembered() -> None:
     assert process.saved == {}
 
 
-def test_what_was_in_use_when_the_process_was_killed_counts_as_left_now() -> None:
+async def test_what_was_in_use_when_the_process_was_killed_counts_as_left_now() -> None:
     """When it died is not known: the quarantine begins with the next process."""
     killed = Process()
-    killed.leases.acquire("http://gpu:8889", "first").begin_offer()
+    await killed.leases.acquire("http://gpu:8889", "first").begin_offer()
     later = Process(killed.saved, at=5000.0)
     record = later.leases.acquire("http://gpu:8889", "second")._record
     assert record.left_at == 5000.0
     assert record.abandoned
 
 
-def test_what_was_left_before_the_end_keeps_its_time() -> None:
+async def test_what_was_left_before_the_end_keeps_its_time() -> None:
     """By the wall clock, as the monotonic one begins anew."""
     ended = Process(at=1000.0)
     lease = ended.leases.acquire("http://gpu:8889", "first")
-    lease.begin_offer()
+    await lease.begin_offer()
     lease.answered()
     lease.release()
     ended.clock.now = ended.wall.now = 0  # unused from here on
@@ -112,11 +117,11 @@ def test_what_was_left_before_the_end_keeps_its_time() -> None:
     assert not record.abandoned
 
 
-def test_a_clock_that_was_set_back_lengthens_nothing() -> None:
+async def test_a_clock_that_was_set_back_lengthens_nothing() -> None:
     """What seems to lie ahead was just now."""
     ended = Process(at=1000.0)
     lease = ended.leases.acquire("http://gpu:8889", "first")
-    lease.begin_offer()
+    await lease.begin_offer()
     lease.unanswered()
     lease.release()
     later = Process(ended.saved, at=10.0)
@@ -130,13 +135,33 @@ def test_a_journal_that_makes_no_sense_is_no_obstacle(saved: dict[str, Any]) -> 
     Process(saved).leases.acquire("http://a", "first")
 
 
-def test_records_are_forgotten_when_they_mean_nothing_any_more() -> None:
+async def test_records_are_forgotten_when_they_mean_nothing_any_more() -> None:
     """An hour later nothing of a server is saved."""
     process = Process()
     lease = process.leases.acquire("http://gpu:8889", "first")
-    lease.begin_offer()
+    await lease.begin_offer()
     lease.release()
     assert process.saved
     process.clock.now += 3600
     process.leases.acquire("http://other:8889", "second").release()
+    assert process.saved == {}
+
+
+async def test_an_offer_leaves_when_the_next_process_knows_of_it() -> None:
+    """Not before it is written down; and if it is called off by then, nothing is held against the
+    server."""
+    on_disk = asyncio.Event()
+    process = Process(written=on_disk.wait)
+    lease = process.leases.acquire("http://gpu:8889", "first")
+    offer = asyncio.ensure_future(lease.begin_offer())
+    await asyncio.sleep(0)
+    assert [entry["phase"] for entry in process.saved.values()] == ["offered"]
+    assert not offer.done()
+    on_disk.set()
+    await offer
+    lease.refused()
+    on_disk.clear()
+    offer = asyncio.ensure_future(lease.begin_offer())
+    await asyncio.sleep(0)
+    await cancel_and_wait([offer])
     assert process.saved == {}

@@ -148,5 +148,6 @@ async def test_a_change_is_what_the_next_process_finds(
     journal.changed("never", FULL)
     journal.ended("gone")
     written = lambda: SessionJournal(Journal(tmp_path)).left_overs()  # noqa: E731
-    await until(lambda: written()[0].config.width == 256)
+    await until(lambda: [left.config.width for left in written()] == [256])
+    await journal.written()
     assert [left.session_id for left in written()] == ["id"]
