@@ -93,7 +93,8 @@ async def drain(app: web.Application, hurry: asyncio.Event) -> None:
     answering: starts are refused with 503 `draining`, the rest works.
 
     Args:
-        hurry: ends the time that sessions have to end by themselves.
+        hurry: ends the time that sessions have to end by themselves; set when that is over, so
+            that whoever sets it tells the two parts apart.
     """
     sessions, limit_s = app[SESSIONS], app[SETTINGS].drain_timeout_s
     sessions.begin_drain()
@@ -106,6 +107,7 @@ async def drain(app: web.Application, hurry: asyncio.Event) -> None:
             await asyncio.wait(waiting, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await cancel_and_wait(waiting)
+    hurry.set()
     await _end_sessions(app)
 
 

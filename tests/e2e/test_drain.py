@@ -119,6 +119,24 @@ async def test_the_time_to_drain_ends() -> None:
             await relay.logged("session.state", new="stopped", reason="drained")
 
 
+async def test_when_the_time_to_drain_is_over_a_signal_ends_the_process() -> None:
+    """As if a second signal had ended that time: the sessions are being ended already."""
+    server = await asyncio.start_server(silent_server, "127.0.0.1", 0)
+    async with server, TrickleServer(host="127.0.0.1", port=0) as trickle:
+        output = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/out"
+        channel = f"{trickle.url.rstrip('/')}/camera"
+        limits = {"drain_timeout_s": "0.3", "stop_timeout_s": "60"}
+        async with standin_process() as standin, relay_process(**limits) as relay:
+            async with in_background(publish_live(channel, generate(PATTERN))):
+                session = await relay.start(channel, standin.url, output_stream_url=output)
+                await relay.wait_for_status(session, lambda s: s["status"] == "active")
+                relay.send(signal.SIGTERM)
+                await relay.logged("session.state", new="stopping")
+                relay.send(signal.SIGTERM)
+                assert await relay.exit_code(10) == 128 + signal.SIGTERM
+    server.close()
+
+
 async def test_without_sessions_the_end_comes_at_once() -> None:
     """However long a drain might take."""
     async with relay_process(drain_timeout_s="600") as relay:
