@@ -9,7 +9,6 @@ what became of his own.
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
@@ -102,7 +101,6 @@ class ChangeBatch:
     def applied(self) -> None:
         """All of it is in force."""
         self._ended = True
-        self._queue.last_applied_at = time.time()
         for entry in self._entries:
             self._queue.finish(entry, ChangeResult.APPLIED)
 
@@ -136,8 +134,6 @@ class ChangeQueue:
     """The changes that wait to be applied: at most one for each field."""
 
     counts: ChangeCounts = field(default_factory=ChangeCounts)
-    last_applied_at: float | None = None
-    """Wall clock."""
     last_error: RelayError | None = None
     """Why the last change that failed did."""
     _waiting: list[_Entry] = field(default_factory=list)

@@ -67,4 +67,8 @@ class NoOutput:
             "segments_lost": 0,
             "bytes": 0,
             "last_seq": None,
-        }
+            "fps_encoded": 0.0,
+            "encoder": None,
+            "frames_out_of_order": 0,
+            "frames_repeated": 0,
+        } | self.audio.status()

@@ -6,7 +6,7 @@ Today that is a ComfyStream server over WebRTC; a Python function would fit the 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from relay.media.access_unit import (
     AccessUnit,
@@ -71,6 +71,3 @@ class FrameProcessor(Protocol):
     def request_keyframe(self) -> None:
         """Ask for the next unit, if it comes encoded, to be one that decoding can begin with. It
         may come late, or not at all."""
-
-    def status(self) -> dict[str, Any]:
-        """Plain values for the session's status."""

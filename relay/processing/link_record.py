@@ -198,6 +198,7 @@ class LinkRecord:
             "fps_returned": round(self.fps_returned, 1),
             "frames_in_flight": ledger.identifier.in_flight if ledger else 0,
             "frames_abandoned": ledger.abandoned if ledger else 0,
+            "frames_unidentified": ledger.identifier.misses if ledger else 0,
             "label_shift": ledger.identifier.label_shift if ledger else 0,
             "round_trip_ms": ledger.round_trip.percentiles_ms() if ledger else None,
         }

@@ -71,8 +71,6 @@ class AccessUnitAssembler:
         release_on_marker: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.packets_abandoned = 0
-        """Packets that never came and were given up."""
         self._on_unit = on_unit
         self._on_gap = on_gap
         self._patience_s = patience_s
@@ -144,7 +142,6 @@ class AccessUnitAssembler:
         assert self._next is not None
         while self._held and self._next not in self._held:
             self._next = (self._next + 1) % SEQUENCE_MODULUS
-            self.packets_abandoned += 1
         self._gap_since = None
         self._damaged = True
         # What had come of the broken frame is worthless without the rest, and so is the rest:

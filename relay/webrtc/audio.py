@@ -64,7 +64,8 @@ class AudioStreamTrack(MediaStreamTrack):
         blocks: SoundBlock; not ended by its end, as the pictures decide when the sending ends.
         codecs: where Opus is encoded.
         sent: notes every packet.
-        on_skipped: called with the pts of a block that is not sent.
+        on_skipped: called with the pts of a block that is not sent, because the server is too far
+            behind.
     """
 
     kind = "audio"
@@ -80,10 +81,6 @@ class AudioStreamTrack(MediaStreamTrack):
     ) -> None:
         super().__init__()
         self.failure: Exception | None = None
-        self.silence_blocks = 0
-        """Packets of silence that only kept the server fed."""
-        self.skipped_blocks = 0
-        """Blocks not sent, because the server was too far behind."""
         self._blocks = blocks
         self._codecs = codecs
         self._sent = sent
@@ -128,13 +125,11 @@ class AudioStreamTrack(MediaStreamTrack):
             except TimeoutError:
                 self._feed_at = max(self._feed_at + BLOCK_S, self._clock() - MOST_FEED_BEHIND_S)
                 if self._sent.in_flight() < MOST_IN_FLIGHT:
-                    self.silence_blocks += 1
                     return None
                 continue
             self._feed_at = self._clock() + FEED_AFTER_S
             if self._sent.in_flight() < MOST_IN_FLIGHT:
                 return block
-            self.skipped_blocks += 1
             self._on_skipped(block.pts)
         raise MediaStreamError
 
