@@ -7,6 +7,8 @@ empty is filled with the picture before it, again.
 Whether a place stays empty can only be told by waiting, and how long is told by the pictures
 themselves: their way through a server takes longer at times, and a place is given up once the
 slowest of the last ones would have been here. So a picture that is merely late is not replaced.
+Where media come slower than their own time (a starved publisher that counts frames), each is later
+than the one before: as much later as the last ones were is waited for too.
 Places that are still empty when a later picture comes are filled right before it.
 """
 
@@ -119,8 +121,14 @@ class OutputRate:
         """Seconds until the next place is given up; None while there is nothing to repeat."""
         if not self._lags:
             return None
-        due_at = float((self._place + 1 + Fraction(SLACK)) / self.fps) + max(self._lags)
+        lag_s = max(self._lags) + max(0.0, self._lag_rise_s())
+        due_at = float((self._place + 1 + Fraction(SLACK)) / self.fps) + lag_s
         return max(0.0, due_at - self._clock())
+
+    def _lag_rise_s(self) -> float:
+        """By how much a picture came later than the one before it, in the mean of the last ones."""
+        steps = len(self._lags) - 1
+        return (self._lags[-1] - self._lags[0]) / steps if steps else 0.0
 
     def _pts(self, place: int) -> int:
         """90 kHz; rounded from the origin, so that no error adds up."""

@@ -199,11 +199,11 @@ INNER = {
 """Objects that are explained as a whole."""
 
 
-async def real_status() -> dict[str, Any]:
+async def real_status(output_stream_url: str = "http://127.0.0.1/out") -> dict[str, Any]:
     """The status of a session that has not begun."""
     resources = PipelineResources(Settings(), aiohttp.ClientSession())
     try:
-        config = SessionConfig("http://127.0.0.1/in", "http://127.0.0.1/out", "http://127.0.0.1")
+        config = SessionConfig("http://127.0.0.1/in", output_stream_url, "http://127.0.0.1")
         return Session(config, resources).status()
     finally:
         await resources.aclose()
@@ -216,6 +216,11 @@ async def test_every_field_of_the_status_is_explained() -> None:
     containers = {name for name in fields if any(f.startswith(f"{name}.") for f in fields)}
     table = section(API, "## GET /session/{id}/status").split("\n| field |")[1].split("\n\n")[0]
     assert first_cells(table) == fields - containers
+
+
+async def test_a_session_without_an_output_tells_as_much() -> None:
+    """Nobody has to ask first whether a field is there."""
+    assert paths_of(await real_status("")) == paths_of(await real_status())
 
 
 async def test_the_examples_of_a_status_are_real() -> None:

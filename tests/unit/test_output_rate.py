@@ -109,6 +109,24 @@ async def test_after_a_stall_time_goes_on_and_only_forward() -> None:
     assert [u.pts for u in out if isinstance(u, AccessUnit)][-50:] == [p for _, p in after[-50:]]
 
 
+@pytest.mark.parametrize("source_fps", [30, 10])
+@pytest.mark.parametrize(("pace", "missed"), [(0.95, 0), (0.7, 1), (0.25, 3)])
+async def test_media_slower_than_their_own_time_keep_their_places(
+    source_fps: int, pace: float, missed: int
+) -> None:
+    """A starved publisher that counts frames: its pictures go out, but for the first ones, whose
+    places are given up before it shows how slow it is; those between are filled as at full
+    speed."""
+    scene = Scene(Fraction(30))
+    step = 90_000 // source_fps
+    came = [(n / source_fps / pace, step * n) for n in range(84)]
+    out = await scene.run(came, came[-1][0])
+    assert times(out) == list(range(0, 83 * step + 1, 3000))
+    shown = [unit.pts for unit in out if isinstance(unit, AccessUnit)]
+    assert shown == [pts for _, pts in came if not 0 < pts <= missed * step]
+    assert scene.processed.dropped["output_rate"] == missed
+
+
 async def test_a_source_that_begins_anew_begins_a_new_grid() -> None:
     """A jump of 1000 s forward and one back to 0: the next picture stands where it says."""
     came = [(0.0, 0), (0.03, 3000), (0.06, 90_003_000), (0.1, 90_006_000), (0.13, 0)]
