@@ -263,7 +263,7 @@ class SessionManager:
             await resources.aclose()
 
     async def start_session(self, config: SessionConfig) -> Session:
-        """Make a session and return at once; it connects in the background.
+        """Make a session and return when it is written down; it connects in the background.
 
         Raises:
             BusyError: full, overloaded, starting or draining; no server of the pool is free.
@@ -297,6 +297,7 @@ class SessionManager:
         self.logs.begin(session.session_id)
         session.observers += [self._note_server, self._keep_journal, self._note_end]
         session.start()
+        await self._journal.written()
         return session
 
     async def stop_session(self, session_id: str) -> None:
