@@ -57,13 +57,16 @@ class LoadedChannel:
         self._input = server.create_channel(self.name)
         self._output = server.create_channel(f"{self.name}-processed")
         self._segment: SegmentClaim | None = None
+        self._ended = False
         self._sent: OrderedDict[int, float] = OrderedDict()
         self._delivery = Delivery()
         self._from = self._to = float("inf")
         self._reading = asyncio.create_task(self._read(self._output))
 
     def send(self, data: bytes, pts: int, *, starts_segment: bool) -> None:
-        """Put a frame onto the input; before the first segment begins, nothing."""
+        """Put a frame onto the input; before the first segment begins, nothing, nor after its end."""
+        if self._ended:
+            return
         if starts_segment:
             if self._segment is not None:
                 self._segment.finish()
@@ -93,6 +96,7 @@ class LoadedChannel:
 
     async def aclose(self) -> None:
         """End both channels, and whoever reads or writes them."""
+        self._ended = True
         await cancel_and_wait([self._reading])
         self._server.delete_channel(self.name)
         self._server.delete_channel(f"{self.name}-processed")

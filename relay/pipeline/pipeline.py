@@ -172,8 +172,15 @@ class Pipeline:
         self._limit.fps = fps
 
     def halve_rate(self, halved: bool) -> None:
-        """Whether every second picture is left out from now on: there is too much to do."""
+        """Whether every second picture is left out from now on, where they are decoded: there is
+        too much to do."""
         self._limit.halved = halved
+
+    @property
+    def copies_input(self) -> bool:
+        """Whether the source's pictures are sent as they came: leaving some out would cost more
+        than it saves."""
+        return self._processor.copying.copies
 
     def set_coding(self, *, ingest: Coding, egress: Coding) -> None:
         """Copy or transcode so from now on."""
@@ -222,7 +229,7 @@ class Pipeline:
             "queue_sizes": self.queue_sizes(),
             "queue_capacities": {queue.name: queue.capacity for queue in self._queues()},
             "dropped": self.dropped(),
-            "shed": self._limit.halved,
+            "shed": self._limit.halved and not self.copies_input,
         }
 
     def _limited(self, fps: float | None) -> float | None:
@@ -273,7 +280,7 @@ class Pipeline:
             "fps_out": round(self._publish.frames.rate, 1),
             "delay_ms": self._publish.delay.percentiles_ms(),
             "frames_dropped": self.dropped(),
-            "shed": self._limit.halved,
+            "shed": self._limit.halved and not self.copies_input,
             "queue_capacities": {queue.name: queue.capacity for queue in self._queues()},
             "audio": self._sound.status(),
             "viewers": self.viewing.status(),

@@ -211,7 +211,9 @@ class Session:
     @property
     def may_be_shed(self) -> bool:
         """Whether frames may be left out when the relay has too much to do."""
-        return not self.state.final and self.config.on_overload is OnOverload.DROP
+        if self.state.final or self.config.on_overload is not OnOverload.DROP:
+            return False
+        return not self._pipeline.copies_input
 
     def shed_frames(self, shed: bool) -> None:
         """Whether every second frame is left out from now on."""
