@@ -64,7 +64,7 @@ class LoadedChannel:
         self._reading = asyncio.create_task(self._read(self._output))
 
     def send(self, data: bytes, pts: int, *, starts_segment: bool) -> None:
-        """Put a frame onto the input; nothing before the first segment begins, nor after the end."""
+        """Put a frame onto the input; nothing before the first segment, nor after the end."""
         if self._ended:
             return
         if starts_segment:
