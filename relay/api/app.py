@@ -22,7 +22,7 @@ from relay.api import (
 from relay.api.access import RATE_LIMIT, make_rate_limit, request_limit, token_guard
 from relay.api.errors import error_border
 from relay.api.keys import HTTP_COUNTS, PROMPTS, SESSIONS, SETTINGS, SessionService
-from relay.api.openapi import describe_api
+from relay.api.openapi import DESCRIPTION, Description, describe_api
 from relay.api.origins import allow_origins, origin_guard
 from relay.api.request_context import add_request_id, request_context
 from relay.api.streams import STREAMS, Streams
@@ -54,6 +54,7 @@ def build_app(settings: Settings, sessions: SessionService) -> web.Application:
     app[STREAMS] = Streams(sessions)
     app[REGISTRATION] = []
     app[HTTP_COUNTS] = Counter()
+    app[DESCRIPTION] = Description()
     app[preview_routes.STREAMS_NOW] = set()
     app[RATE_LIMIT] = make_rate_limit(settings.requests_per_second)
     app[PROMPTS] = PromptLibrary(settings.text_workflow, settings.workflow_dir)

@@ -6,7 +6,9 @@ that validate requests and answers; `relay.api.describe` ties them together.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import json
 import re
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
@@ -19,7 +21,6 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from relay import __version__
 from relay.api.answers import ErrorAnswer
 from relay.api.describe import FROM_A_BODY, FROM_ANY, Operation, operation_of
-from relay.api.errors import json_answer
 
 REF = "#/components/schemas/{model}"
 Schema = dict[str, Any]
@@ -63,9 +64,28 @@ def openapi(app: web.Application) -> Schema:
     }
 
 
+class Description:
+    """The description as it is sent: made once, when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._json: bytes | None = None
+
+    async def of(self, app: web.Application) -> bytes:
+        """As JSON. Making it takes tenths of a second, in a thread."""
+        async with self._lock:
+            if self._json is None:
+                self._json = await asyncio.to_thread(lambda: json.dumps(openapi(app)).encode())
+            return self._json
+
+
+DESCRIPTION = web.AppKey("description", Description)
+
+
 async def describe_api(request: web.Request) -> web.StreamResponse:
     """This description."""
-    return json_answer(openapi(request.app))
+    body = await request.app[DESCRIPTION].of(request.app)
+    return web.Response(body=body, content_type="application/json", charset="utf-8")
 
 
 def _operations(app: web.Application) -> Iterator[tuple[str, str, object, Operation]]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
 
 from relay.api.answers import SessionStatus, SessionSummary
 from relay.api.app import build_app
@@ -31,6 +34,29 @@ CHECKS = (
 def test_the_file_in_docs_is_what_the_relay_says() -> None:
     """After a change of a route or a model: `make openapi`, and look at the difference."""
     assert json.loads(GOLDEN.read_text()) == openapi(build_app(Settings(), FakeSessions()))
+
+
+async def test_it_is_made_once_and_not_on_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many ask at the same time: media runs on that loop."""
+    made_in: list[threading.Thread] = []
+
+    def make(app: web.Application) -> dict[str, Any]:
+        made_in.append(threading.current_thread())
+        return {"openapi": "3.1.0"}
+
+    monkeypatch.setattr("relay.api.openapi.openapi", make)
+    async with api_client(FakeSessions()) as client:
+
+        async def ask() -> Any:
+            async with client.get("/openapi.json") as answer:
+                assert answer.content_type == "application/json"
+                return await answer.json()
+
+        assert await asyncio.gather(ask(), ask(), ask()) == [{"openapi": "3.1.0"}] * 3
+    assert len(made_in) == 1
+    assert made_in[0] is not threading.main_thread()
 
 
 def test_every_route_is_described() -> None:
