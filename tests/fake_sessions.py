@@ -55,7 +55,7 @@ class FakeSession:
         self.asked: list[dict[str, Any]] = []
         self.reply: dict[str, Any] | RelayError | None = None
 
-    def request_change(
+    async def request_change(
         self, params: Mapping[str, object], *, lenient: bool = False
     ) -> RequestedChange:
         if self.change_error is not None:

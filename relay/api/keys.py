@@ -45,7 +45,7 @@ class SessionView(Protocol):
         """Its pictures and its stream, for people."""
         ...
 
-    def request_change(
+    async def request_change(
         self, params: Mapping[str, object], *, lenient: bool = False
     ) -> RequestedChange:
         """Ask for a change of what runs."""

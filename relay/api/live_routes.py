@@ -38,7 +38,7 @@ they hold over a reconnect and can't stop the picture. With the type of ComfyStr
 async def change_session(request: web.Request) -> web.StreamResponse:
     """Change prompts, size or pause; answers when ComfyStream has confirmed it."""
     session = session_of(request)
-    requested = session.request_change(await read_json_object(request))
+    requested = await session.request_change(await read_json_object(request))
     result = await requested.wait(HELD_AFTER_S)
     answer = _answer(session.session_id, requested, result)
     return json_answer(answer, status=202 if result is ChangeResult.HELD else 200)
@@ -70,7 +70,7 @@ async def send_control(request: web.Request) -> web.StreamResponse:
         return json_answer({"success": True, "reply": reply})
     reply_type, fixed = _AS_CHANGE[kind]
     fields = {name: value for name, value in message.items() if name != "type"}
-    requested = session.request_change(fixed or fields)
+    requested = await session.request_change(fixed or fields)
     result = await requested.wait(HELD_AFTER_S)
     answer = _answer(session.session_id, requested, result)
     held = result is ChangeResult.HELD

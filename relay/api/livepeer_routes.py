@@ -6,6 +6,7 @@ path or in `X-Stream-Id`; without either the only one that runs is meant.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -114,7 +115,7 @@ async def change_stream(request: web.Request) -> web.StreamResponse:
     confirmed the rest, or after some seconds."""
     stream = _stream_of(request, "update")
     request[SESSION_ID] = stream.session.session_id
-    requested = stream.session.request_change(await read_json_object(request), lenient=True)
+    requested = await stream.session.request_change(await read_json_object(request), lenient=True)
     await requested.wait(HELD_AFTER_S)
     message = "Parameters updated successfully"
     return _answer(StreamDone(message=message, request_id=stream.request_id))
@@ -260,7 +261,8 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 async def _start(request: web.Request, model: type[StreamStart]) -> web.StreamResponse:
     body = await read_json_object(request)
-    asked = stream_config_from(
+    asked = await asyncio.to_thread(
+        stream_config_from,
         body,
         _header_name(request),
         lambda session: session_config_from(

@@ -29,7 +29,10 @@ EXAMPLE = {
 async def start_session(request: web.Request) -> web.StreamResponse:
     """Start a session. It connects in the background; its status says how that goes."""
     body = await read_json_object(request)
-    config = session_config_from(body, request.app[SETTINGS], request.app[PROMPTS])
+    # Reading and checking megabytes of workflows takes long, and media runs on this loop.
+    config = await asyncio.to_thread(
+        session_config_from, body, request.app[SETTINGS], request.app[PROMPTS]
+    )
     sessions = request.app[SESSIONS]
     session = await sessions.start_session(config)
     request[SESSION_ID] = session.session_id

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -36,7 +36,7 @@ class SessionChannels:
         self,
         config: SessionConfig,
         http: aiohttp.ClientSession,
-        handle_control: Callable[[dict[str, Any]], None],
+        handle_control: Callable[[dict[str, Any]], Awaitable[None]],
         on_control_end: Callable[[], None],
         on_data_end: Callable[[], None] = lambda: None,
         *,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -34,7 +34,7 @@ class ControlChannel:
     Nothing that comes on it can end the session but the end of the channel itself.
 
     Args:
-        handle: called on the event loop with each JSON object, in order; must return at once.
+        handle: awaited with each JSON object, in order.
         on_bad: called with what is wrong with a message that is no JSON object.
         on_end: called once when the channel was closed or is gone.
         wait_for_channel_s: after how long it is an error, though not the last word, that the
@@ -45,7 +45,7 @@ class ControlChannel:
         self,
         url: str,
         http: aiohttp.ClientSession,
-        handle: Callable[[dict[str, Any]], None],
+        handle: Callable[[dict[str, Any]], Awaitable[None]],
         on_bad: Callable[[str], None],
         on_end: Callable[[], None],
         *,
@@ -111,8 +111,7 @@ class ControlChannel:
 
     async def _take(self, values: list[Any]) -> None:
         for value in values:
-            # Thousands may be in one chunk, and each may hold workflows to be checked: the media
-            # of every session runs on this loop too.
+            # Thousands may be in one chunk: the media of every session runs on this loop too.
             await asyncio.sleep(0)
             if value == KEEPALIVE:
                 continue
@@ -120,7 +119,7 @@ class ControlChannel:
                 self._refuse(value.problem)
             elif isinstance(value, dict):
                 self.messages += 1
-                self._handle(value)
+                await self._handle(value)
             else:
                 self._refuse("is no JSON object")
 

@@ -10,9 +10,12 @@ Files are read when they are named, so one that was changed is in force with the
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from relay.comfystream.workflow_check import WorkflowReport, check_workflow
 from relay.comfystream.workflows import (
     NormalizedPrompts,
     TextWorkflow,
@@ -23,6 +26,7 @@ from relay.comfystream.workflows import (
 from relay.strict_json import parse_json
 
 MOST_WORKFLOW_BYTES = 4 << 20
+"""Of a file, and of all that one request names."""
 MOST_NAMES_SHOWN = 30
 _NAME = re.compile(r"[\w-][\w. -]{0,120}")
 """A file's name, without a way out of the folder."""
@@ -49,42 +53,85 @@ class PromptLibrary:
         Raises:
             PromptsError: with every fault.
         """
-        return normalize_prompts(prompts, self._text_workflow, self.named)
+        named = NamedWorkflows(self._folder)
+        return normalize_prompts(prompts, self._text_workflow, named.get)
 
-    def named(self, name: str, text: str | None) -> dict[str, Any]:
-        """The workflow of that name, with `text` in the place of its placeholder.
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    workflow: dict[str, Any]
+    report: WorkflowReport
+    size: int
+    """Bytes."""
+
+
+class NamedWorkflows:
+    """The folder's workflows as one request names them: each file is read and checked once, and
+    all that is made of them has a bound.
+
+    Args:
+        folder: None for none.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._files: dict[str, _File | str] = {}
+        """By name; why there is none."""
+        self._bytes = 0
+
+    def get(self, name: str, text: str | None) -> tuple[dict[str, Any], WorkflowReport]:
+        """The workflow of that name, with `text` in the place of its placeholder, and what the
+        check of the file found.
 
         Raises:
             ValueError: why there is none, in words that follow the field's name.
         """
+        stem = name.removesuffix(".json")
+        if stem not in self._files:
+            try:
+                self._files[stem] = self._read(stem)
+            except ValueError as error:
+                self._files[stem] = str(error)
+        file = self._files[stem]
+        if isinstance(file, str):
+            raise ValueError(file)
+        if text is not None and not holds_placeholder(file.workflow):
+            raise ValueError("names a workflow without {{prompt}}, so its text has no place")
+        self._bytes += file.size
+        if self._bytes > MOST_WORKFLOW_BYTES:
+            raise ValueError(
+                f"makes the named workflows more than {MOST_WORKFLOW_BYTES} bytes together"
+            )
+        return fill_text(file.workflow, text or ""), file.report
+
+    def _read(self, stem: str) -> _File:
         if self._folder is None:
             raise ValueError(
                 "names a workflow, and this relay has no folder of them (RELAY_WORKFLOW_DIR)"
             )
-        stem = name.removesuffix(".json")
         if not _NAME.fullmatch(stem):
             raise ValueError("is no name of a workflow: letters, digits, '-', '_', '.' and spaces")
+        left = MOST_WORKFLOW_BYTES - self._bytes
         try:
             with (self._folder / f"{stem}.json").open("rb") as file:
-                data = file.read(MOST_WORKFLOW_BYTES + 1)
+                data = file.read(left + 1)
         except FileNotFoundError:
-            raise ValueError(f"names no workflow of this relay; {self._names()}") from None
+            raise ValueError(f"names no workflow of this relay; {self._names}") from None
         except OSError as error:
             raise ValueError(f"names a workflow that can't be read: {error.strerror}") from None
-        if len(data) > MOST_WORKFLOW_BYTES:
-            raise ValueError(f"names a file of more than {MOST_WORKFLOW_BYTES} bytes")
+        if len(data) > left:
+            raise ValueError(
+                f"names a file of more than {MOST_WORKFLOW_BYTES} bytes, or one too many"
+            )
         try:
             workflow = parse_json(data)
         except ValueError as error:
             raise ValueError(f"names a file that {error}") from None
         if not isinstance(workflow, dict):
             raise ValueError("names a file that is not one workflow")
-        if holds_placeholder(workflow):
-            return fill_text(workflow, text or "")
-        if text is not None:
-            raise ValueError("names a workflow without {{prompt}}, so its text has no place")
-        return workflow
+        return _File(workflow, check_workflow(workflow), len(data))
 
+    @cached_property
     def _names(self) -> str:
         assert self._folder is not None
         try:

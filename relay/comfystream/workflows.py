@@ -27,6 +27,7 @@ from relay.comfystream.workflow_check import (
     AUDIO_OUTPUTS,
     VIDEO_OUTPUTS,
     WorkflowFault,
+    WorkflowReport,
     check_workflow,
     classes_of,
     quoted,
@@ -150,8 +151,9 @@ def fill_text(workflow: dict[str, Any], text: str) -> dict[str, Any]:
     return filled
 
 
-NamedWorkflow = Callable[[str, str | None], dict[str, Any]]
-"""The workflow of a name, with a text in it; raises ValueError in words that follow the field."""
+NamedWorkflow = Callable[[str, str | None], tuple[dict[str, Any], WorkflowReport]]
+"""The workflow of a name, with a text in it, and what its check found; raises ValueError in words
+that follow the field."""
 
 
 def normalize_prompts(
@@ -217,7 +219,7 @@ class _Reader:
         elif "text" in entry and not isinstance(entry["text"], dict):
             self._read_text(field, entry)
         else:
-            self._add(field, entry)
+            self._add(field, entry, check_workflow(entry))
 
     def _parse(self, field: str, text: str) -> object:
         try:
@@ -240,11 +242,11 @@ class _Reader:
             self._refuse(f"{field}.workflow", "can't be given by name here")
         else:
             try:
-                workflow = self._named(entry["workflow"], text)
+                workflow, report = self._named(entry["workflow"], text)
             except ValueError as error:
                 self._refuse(f"{field}.workflow", str(error))
             else:
-                self._add(field, workflow)
+                self._add(field, workflow, report)
 
     def _read_text(self, field: str, entry: dict[str, Any]) -> None:
         for name in entry:
@@ -262,8 +264,7 @@ class _Reader:
         else:
             self.workflows.append(self._text_workflow.fill(text))
 
-    def _add(self, field: str, workflow: dict[str, Any]) -> None:
-        report = check_workflow(workflow)
+    def _add(self, field: str, workflow: dict[str, Any], report: WorkflowReport) -> None:
         self.faults.extend(
             PromptFault(field, _with_node(fault), fault.node)
             for fault in report.faults[: max(0, MOST_FAULTS - len(self.faults))]

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from relay.changes.change_request import read_change
+from relay.changes.change_request import ChangeRequest, read_change
 from relay.changes.session_change import ChangeResult, RequestedChange
 from relay.channels.channels import SessionChannels
 from relay.channels.events_channel import EventsChannel
@@ -110,6 +110,7 @@ class Session:
         if config.events_url:
             self._events = self._make_events(config, config.events_url, resources)
         self._normalize = resources.prompts.normalize
+        self._reading_change = asyncio.Lock()
         self._has_sound = server_sound is not None
         self._stopping: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -148,7 +149,7 @@ class Session:
             self._log.warning("session.stop_timeout", timeout_s=timeout_s)
             await cancel_and_wait([self._task])
 
-    def request_change(
+    async def request_change(
         self, params: Mapping[str, object], *, lenient: bool = False
     ) -> RequestedChange:
         """Ask for a change of prompts, size or pause.
@@ -161,7 +162,14 @@ class Session:
         """
         if self.state is SessionState.STOPPING or self.state.final:
             raise _session_ended()
-        request = read_change(params, self._normalize, has_sound=self._has_sound, lenient=lenient)
+        async with self._reading_change:  # first come, first submitted
+            # It may hold megabytes of workflows to be checked, and media runs on this loop.
+            request = await asyncio.to_thread(
+                read_change, params, self._normalize, has_sound=self._has_sound, lenient=lenient
+            )
+            return self._submit(request)
+
+    def _submit(self, request: ChangeRequest) -> RequestedChange:
         if not request.change.names:
             raise RequestError(
                 "the message holds nothing that can be changed", code="validation_failed"
@@ -349,9 +357,9 @@ class Session:
         self.config = config
         self._tell_observers()
 
-    def _handle_control(self, message: dict[str, Any]) -> None:
+    async def _handle_control(self, message: dict[str, Any]) -> None:
         try:
-            requested = self.request_change(message, lenient=True)
+            requested = await self.request_change(message, lenient=True)
         except RelayError as error:
             self._limited_log.warning(
                 "channel.control_refused", code=error.code, error=error.message

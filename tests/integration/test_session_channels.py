@@ -61,7 +61,7 @@ class Heard:
             wait_for_channel_s=wait_for_channel_s,
         )
 
-    def _take(self, message: dict[str, Any]) -> None:
+    async def _take(self, message: dict[str, Any]) -> None:
         self.messages.append(message)
         self.on_message()
 

@@ -11,6 +11,7 @@ import pytest
 from relay.changes.change_request import ChangeRequest, read_change
 from relay.changes.session_change import SessionChange
 from relay.comfystream.prompt_library import PromptLibrary
+from relay.comfystream.workflow_check import WorkflowReport, check_workflow
 from relay.comfystream.workflows import DEFAULT_WORKFLOW, PromptsError
 from relay.errors import ValidationFailed
 
@@ -122,3 +123,44 @@ def test_named_workflows(tmp_path: Path) -> None:
         with pytest.raises(PromptsError) as caught:
             library.normalize(entry)
         assert words in caught.value.message, caught.value.message
+
+
+def test_a_named_workflow_is_read_and_checked_once_a_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is named, with whatever text; the next request reads it again."""
+    (tmp_path / "style.json").write_text(json.dumps(TEXT))
+    checked: list[object] = []
+
+    def check(workflow: dict[str, Any]) -> WorkflowReport:
+        checked.append(workflow)
+        return check_workflow(workflow)
+
+    monkeypatch.setattr("relay.comfystream.prompt_library.check_workflow", check)
+    monkeypatch.setattr("relay.comfystream.workflows.check_workflow", check)
+    library = PromptLibrary(folder=tmp_path)
+    prompts = [{"workflow": "style", "text": f"cat {number}"} for number in range(8)]
+    workflows = library.normalize(prompts).workflows
+    assert [w["2"]["inputs"]["text"] for w in workflows] == [
+        f"in the style of cat {number}" for number in range(8)
+    ]
+    assert len(checked) == 1
+    library.normalize(prompts)
+    assert len(checked) == 2
+
+
+def test_what_is_made_of_named_workflows_has_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small request does not make much of large files, nor of many that are none."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(TEXT))
+    size = (tmp_path / "a.json").stat().st_size
+    monkeypatch.setattr("relay.comfystream.prompt_library.MOST_WORKFLOW_BYTES", 3 * size)
+    library = PromptLibrary(folder=tmp_path)
+    a, b = {"workflow": "a"}, {"workflow": "b"}
+    assert len(library.normalize([a, b, a]).workflows) == 3
+    for prompts in ([a, a, a, a], [a, a, a, b]):
+        with pytest.raises(PromptsError) as caught:
+            library.normalize(prompts)
+        assert [fault.field for fault in caught.value.faults] == ["prompts[3].workflow"]
