@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from relay import __version__
+from relay.api.models import session_config_from
 from tests.fake_sessions import FakeSessions
 from tests.integration.api_client import INVERT, Client, api_client, start_body
 
@@ -289,4 +291,92 @@ class TestCors:
         """The relay's own page has its address as origin."""
         origin = {"Origin": f"http://127.0.0.1:{client.port}"}
         async with client.post("/session/start", json=start_body(), headers=origin) as answer:
+            assert answer.status == 200
+
+
+async def test_a_start_is_checked_off_the_event_loop(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its workflows may be megabytes, and media runs on that loop."""
+    checked_in: list[threading.Thread] = []
+
+    def check(*arguments: Any) -> Any:
+        checked_in.append(threading.current_thread())
+        return session_config_from(*arguments)
+
+    monkeypatch.setattr("relay.api.session_routes.session_config_from", check)
+    async with client.post("/session/start", json=start_body()) as answer:
+        assert answer.status == 200
+    assert checked_in
+    assert threading.main_thread() not in checked_in
+
+
+PAGE = {"Accept-Language": "", "Accept-Encoding": "gzip, deflate"}
+"""What no page can take away from its GET over plain HTTP, as measured with Chromium."""
+
+
+class TestNames:
+    """A page whose name was made to resolve to the relay is of no other origin to the browser."""
+
+    @pytest.mark.parametrize("path", ["/", "/sessions", "/openapi.json"])
+    @pytest.mark.parametrize("sent", [PAGE, {"Sec-Fetch-Site": "same-origin"}])
+    async def test_a_strange_name_is_refused(
+        self, client: Client, path: str, sent: dict[str, str]
+    ) -> None:
+        """Also what only reads, and with what to do."""
+        for host in ("evil.example", "evil.example:8890", "127.0.0.1.evil.example", "[::1", ""):
+            async with client.get(path, headers=sent | {"Host": host}) as answer:
+                assert answer.status == 403
+                error = await answer.json()
+            assert error["code"] == "origin_not_allowed"
+            assert "RELAY_API_TOKEN" in error["error"]
+
+    async def test_a_strange_name_may_start_nothing(
+        self, client: Client, sessions: FakeSessions
+    ) -> None:
+        """Origin and Host are the same, and neither is the relay's."""
+        headers = {"Origin": "http://evil.example:8890", "Host": "evil.example:8890"}
+        async with client.post("/session/start", json=start_body(), headers=headers) as answer:
+            assert answer.status == 403
+        assert sessions.started == []
+
+    @pytest.mark.parametrize(
+        "host",
+        ["127.0.0.1:8890", "[fd00::1]:8890", "10.1.2.3", "LOCALHOST:8890", "relay.localhost"],
+    )
+    async def test_the_relay_s_own_names(self, client: Client, host: str) -> None:
+        """No stranger's DNS answers for them."""
+        async with client.get("/sessions", headers=PAGE | {"Host": host}) as answer:
+            assert answer.status == 200
+
+    async def test_names_of_the_operator(self, sessions: FakeSessions) -> None:
+        """The one it listens on, hosts of named origins, and what pages of those ask."""
+        origins = ("https://a.example", "http://gpu-box:8890")
+        async with api_client(sessions, cors_origins=origins, host="Relay.example") as client:
+            for headers in (
+                PAGE | {"Host": "gpu-box:8890"},
+                PAGE | {"Host": "relay.example:8890"},
+                {"Origin": "https://a.example", "Host": "somewhere.example"},
+            ):
+                async with client.get("/sessions", headers=headers) as answer:
+                    assert answer.status == 200
+
+    async def test_a_token_is_enough(self, sessions: FakeSessions) -> None:
+        """A strange page does not have it."""
+        headers = PAGE | {"Host": "evil.example", "Authorization": "Bearer secret-token"}
+        async with api_client(sessions, api_token="secret-token") as client:
+            async with client.get("/sessions", headers=headers) as answer:
+                assert answer.status == 200
+
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            {"Accept-Encoding": "gzip, deflate"},  # aiohttp, requests, Prometheus, probes
+            {"Accept-Language": "en", "Accept-Encoding": "identity"},  # players
+            {"Accept-Language": "*", "Accept-Encoding": "gzip", "Sec-Fetch-Mode": "cors"},  # Node
+        ],
+    )
+    async def test_programs_may_use_any_name(self, client: Client, sent: dict[str, str]) -> None:
+        """As a service of compose, of Kubernetes, or in anybody's DNS."""
+        async with client.get("/sessions", headers=sent | {"Host": "relay:8890"}) as answer:
             assert answer.status == 200
