@@ -19,6 +19,9 @@ from relay.media.access_unit import TIME_BASE, AccessUnit, DecodedFrame
 
 _MAX_PENDING = 64
 """Units whose pictures have not come out yet: more than any codec reorders (H.264: 16)."""
+MOST_PIXELS = 139_264 * 256
+"""Of a picture: 8192x4352. No level of H.264 (table A-1) or H.265 (table A.8) up to 6.2 has more,
+and 16384x16384 takes 400 MB a picture (measured)."""
 
 
 class VideoDecoder:
@@ -45,6 +48,8 @@ class VideoDecoder:
         self.skipped = 0
         """Units before the first keyframe, or dropped as damaged."""
         self.frames = 0
+        self.problem: str | None = None
+        """Why nothing comes out, in words, as far as that can be told."""
         self._drop_damaged = drop_damaged
         self._context: VideoCodecContext | None = _open(codec)
         self._started = False
@@ -85,6 +90,7 @@ class VideoDecoder:
             frames = context.decode(packet)
         except av.FFmpegError:
             self.errors += 1
+            self._note_size(context)
             return []
         return self._finish(frames)
 
@@ -115,6 +121,13 @@ class VideoDecoder:
             raise MediaError("the decoder is closed", code="decoder_closed")
         return self._context
 
+    def _note_size(self, context: VideoCodecContext) -> None:
+        """libav tells of a picture that is too large as of any other fault, by codec a different
+        one, and keeps its size."""
+        width, height = context.coded_width, context.coded_height
+        if width * height > MOST_PIXELS:
+            self.problem = f"pictures of {width}x{height} are larger than {MOST_PIXELS} pixels"
+
     def _finish(self, frames: list[av.VideoFrame]) -> list[DecodedFrame]:
         finished = []
         for frame in frames:
@@ -125,6 +138,8 @@ class VideoDecoder:
             frame.time_base = TIME_BASE
             finished.append(DecodedFrame(frame, frame.pts, arrived_at))
         self.frames += len(finished)
+        if finished:
+            self.problem = None
         return finished
 
 
@@ -149,4 +164,5 @@ def _open(codec: str) -> VideoCodecContext:
         raise MediaError(f"{codec!r} is not a video codec", code="no_decoder")
     context.thread_type = "SLICE"
     context.thread_count = 1
+    context.options = {"max_pixels": str(MOST_PIXELS)}
     return context

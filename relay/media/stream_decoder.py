@@ -71,6 +71,11 @@ class TrickleStreamDecoder:
         return self._past_errors + (self._decoder.errors if self._decoder is not None else 0)
 
     @property
+    def problem(self) -> str | None:
+        """Why no pictures come out, in words, as far as that can be told; None while some do."""
+        return self._decoder.problem if self._decoder is not None else None
+
+    @property
     def video(self) -> ElementaryStream | None:
         """The video stream announced just now."""
         return self._demuxer.video

@@ -122,6 +122,12 @@ def _input(figures: SessionFigures) -> Iterator[Diagnosis]:
             f"no input: {figures.input_problem}",
             "Start the publisher, or correct input_stream_url; the session takes it up by itself.",
         )
+    elif figures.undecodable is not None:
+        yield Diagnosis(
+            Stage.INPUT,
+            f"input not decoded: {figures.undecodable}",
+            "Send smaller pictures: up to 8192x4352.",
+        )
     elif figures.started_s <= FIRST_S:
         return
     elif figures.input_age_s is None:

@@ -35,6 +35,8 @@ class SessionFigures:
     """Whether the input has sound and no pictures."""
     input_problem: str | None = None
     """What keeps the input channel from being read."""
+    undecodable: str | None = None
+    """What keeps its pictures from being decoded, as far as that can be told."""
     segments_behind: int = 0
 
     link: str = "connecting"

@@ -73,6 +73,11 @@ class Ingest:
         self._edge = LiveEdge() if frames.policy is not OverflowPolicy.WAIT else None
         """None where every frame goes through, old ones too."""
 
+    @property
+    def problem(self) -> str | None:
+        """Why what comes can't be decoded, in words, as far as that can be told."""
+        return self._decoder.problem
+
     async def run(self) -> None:
         """Read the input channel to its end, then close the frame queue, whatever happened.
 

@@ -218,6 +218,7 @@ class Pipeline:
             "first_input_age_s": coming.first_age_s,
             "input_is_sound": self._is_sound_alone,
             "input_problem": self._subscriber.problem if self._subscriber else None,
+            "undecodable": self._ingest.problem if isinstance(self._ingest, Ingest) else None,
             "segments_behind": self._ingest.status()["segments_behind"],
             "fps_encoded": self._egress.encoded.rate,
             "fps_out": self._publish.frames.rate,

@@ -153,6 +153,19 @@ def test_audio_alone_and_then_video() -> None:
     viewer.close()
 
 
+@pytest.mark.parametrize("name", ["baseline", "hevc", "high_b_pyramid"])
+def test_pictures_without_end_are_not_decoded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would take hundreds of megabytes. It is said why; smaller ones are shown again."""
+    monkeypatch.setattr("relay.media.decoder.MOST_PIXELS", 192 * 144)
+    viewer = Viewer()
+    assert viewer.watch(sample(name, size="320x240")) == []
+    assert viewer.decoder.decode_errors > 0
+    assert viewer.decoder.problem == "pictures of 320x240 are larger than 27648 pixels"
+    assert len(viewer.watch(sample(name, size="176x144"))) >= 59
+    assert viewer.decoder.problem is None
+    viewer.close()
+
+
 def test_a_decoder_is_of_no_use_once_closed() -> None:
     """It says so, and closing twice is fine."""
     from relay.errors import MediaError

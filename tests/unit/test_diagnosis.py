@@ -87,6 +87,11 @@ def test_nothing_is_made_up(figures: dict[str, Any]) -> None:
         ),
         ({"input_age_s": 7.2}, Stage.INPUT, "input stopped: nothing has come for 7 s"),
         (
+            {"input_age_s": None, "undecodable": "pictures of 9000x9000 are larger than allowed"},
+            Stage.INPUT,
+            "input not decoded: pictures of 9000x9000 are larger than allowed",
+        ),
+        (
             {"fps_in": 14.2, "source_pace": 0.47},
             Stage.INPUT,
             "input slow: 14.2 of 30.0 fps, 47% of real time",
