@@ -61,6 +61,7 @@ class PromptLibrary:
 class _File:
     workflow: dict[str, Any]
     report: WorkflowReport
+    takes_text: bool
     size: int
     """Bytes."""
 
@@ -95,7 +96,7 @@ class NamedWorkflows:
         file = self._files[stem]
         if isinstance(file, str):
             raise ValueError(file)
-        if text is not None and not holds_placeholder(file.workflow):
+        if text is not None and not file.takes_text:
             raise ValueError("names a workflow without {{prompt}}, so its text has no place")
         self._bytes += file.size
         if self._bytes > MOST_WORKFLOW_BYTES:
@@ -129,7 +130,7 @@ class NamedWorkflows:
             raise ValueError(f"names a file that {error}") from None
         if not isinstance(workflow, dict):
             raise ValueError("names a file that is not one workflow")
-        return _File(workflow, check_workflow(workflow), len(data))
+        return _File(workflow, check_workflow(workflow), holds_placeholder(workflow), len(data))
 
     @cached_property
     def _names(self) -> str:

@@ -302,7 +302,7 @@ def _ordinal(number: int) -> str:
 def _fill(value: Any, text: str) -> Any:
     match value:
         case str():
-            return _PLACEHOLDER.sub(lambda _: text, value)
+            return _PLACEHOLDER.sub(lambda _: text, value) if "{{" in value else value
         case dict():
             return {key: _fill(inner, text) for key, inner in value.items()}
         case list():
