@@ -37,14 +37,15 @@ async def test_a_server_that_is_down_at_start_is_waited_for() -> None:
             assert status["status"] == "starting"
             assert status["processing"]["error_code"] == "comfystream_unreachable"
             assert "start it" in status["processing"]["error"]
-            async with standin_process("--port", str(port)):
-                async with in_background(viewer.watch(stack.channel("camera-processed"))):
-                    await viewer.wait_for(lambda v: sum(f.inverted for f in v.frames) > 10, 30)
+            async with in_background(viewer.watch(stack.channel("camera-processed"))):
+                await viewer.wait_for(lambda v: bool(v.frames), 30)
                 assert not viewer.frames[0].inverted
-                assert all(a.pts < b.pts for a, b in pairwise(viewer.frames))
-                status = await stack.status(session)
-                assert status["status"] == "active"
-                assert status["processing"]["error"] is None
+                async with standin_process("--port", str(port)):
+                    await viewer.wait_for(lambda v: sum(f.inverted for f in v.frames) > 10, 30)
+                    status = await stack.status(session)
+                    assert status["status"] == "active"
+                    assert status["processing"]["error"] is None
+            assert all(a.pts < b.pts for a, b in pairwise(viewer.frames))
             assert (await stack.call("DELETE", f"/session/{session}"))[0] == 200
 
 

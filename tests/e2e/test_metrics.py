@@ -69,7 +69,7 @@ async def test_totals_survive_connections_and_sessions() -> None:
             await found.wait_processing(lambda p: p["frames_processed"] > 20)
             seen.append(await scrape(found.stack))
             server.kill()
-            await found.wait_status(lambda s: s["status"] == "reconnecting")
+            await found.wait_processing(lambda p: p["error_code"] == "comfystream_unreachable")
             seen.append(await scrape(found.stack))
             async with standin_process("--port", str(port)):
                 await found.wait_processing(lambda p: p["reconnects"] == 1)
