@@ -21,9 +21,9 @@ import structlog
 
 from relay.config.settings import Settings
 from relay.observe.metrics import expose
-from relay.session.config import SessionConfig
 from relay.session.manager import SessionManager
 from relay.session.session import Session
+from relay.session_config import SessionConfig
 
 NOWHERE = "http://127.0.0.1:9"
 

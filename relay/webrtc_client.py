@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 import structlog
 from aiortc import RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 
+from relay.codec_executor import CodecExecutor
 from relay.comfystream.control import ControlClient
+from relay.copy_switch import CopySwitch
 from relay.errors import ProcessingError
 from relay.media.access_unit import CLOCK_RATE, AccessUnit, SourceFrame
 from relay.media.encoder import VideoEncoder
-from relay.pipeline.codec_executor import CodecExecutor
-from relay.pipeline.copy_switch import CopySwitch
-from relay.pipeline.processor import SoundExchange
+from relay.processor import SoundExchange
 from relay.queues import MediaQueue
 from relay.tasks import run_beside, to_its_end
 from relay.webrtc import aiortc_internals, pacing

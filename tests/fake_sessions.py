@@ -13,16 +13,16 @@ import av
 from relay.changes.session_change import ChangeResult, RequestedChange
 from relay.channels.stream_events import StreamReporter, StreamView
 from relay.channels.text_output import TextOutput
+from relay.codec_executor import CodecExecutor
 from relay.errors import BusyError, RelayError, RequestError
 from relay.media.access_unit import DecodedFrame
 from relay.observe.event_hub import EventHub
 from relay.observe.session_logs import SessionLogs
 from relay.observe.tally import Tally
-from relay.pipeline.codec_executor import CodecExecutor
 from relay.pipeline.viewing import Viewing
-from relay.session.config import SessionConfig
-from relay.session.health import Health
-from relay.session.state import SessionState
+from relay.session_config import SessionConfig
+from relay.session_health import Health
+from relay.session_state import SessionState
 
 T = TypeVar("T")
 

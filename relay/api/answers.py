@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from relay.session.config import Coding
+from relay.session_config import Coding
 
 
 class Answer(BaseModel):

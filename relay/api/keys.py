@@ -17,7 +17,7 @@ from relay.observe.event_hub import EventHub
 from relay.observe.session_logs import SessionLogs
 from relay.observe.tally import Tally
 from relay.pipeline.viewing import Viewing
-from relay.session.config import SessionConfig
+from relay.session_config import SessionConfig
 
 
 class SessionView(Protocol):

@@ -20,7 +20,7 @@ from relay.api.models import ChannelUrl, WorkerStart
 from relay.comfystream.workflow_check import quoted
 from relay.comfystream.workflows import DEFAULT_WORKFLOW
 from relay.errors import ValidationFailed
-from relay.session.config import SessionConfig, StreamNames
+from relay.session_config import SessionConfig, StreamNames
 from relay.strict_json import parse_json
 from relay.validation import problem_in_words
 

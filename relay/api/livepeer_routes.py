@@ -47,8 +47,8 @@ from relay.api.streams import STREAMS, Stream
 from relay.channels.stream_events import PIPELINE, StreamReporter, StreamView
 from relay.errors import BusyError, RelayError, RequestError
 from relay.redaction import mask_credentials
-from relay.session.config import StreamNames
-from relay.session.state import SessionState
+from relay.session_config import StreamNames
+from relay.session_state import SessionState
 
 log = structlog.get_logger(__name__)
 

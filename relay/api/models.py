@@ -24,7 +24,7 @@ from relay.comfystream.workflow_check import gives_sound, quoted, takes_sound
 from relay.comfystream.workflows import PromptsError
 from relay.config.settings import Settings
 from relay.errors import TrickleError, ValidationFailed
-from relay.session.config import (
+from relay.session_config import (
     AudioCodec,
     AudioMode,
     Coding,

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from relay.api.keys import SessionService, SessionView
 from relay.errors import RequestError
-from relay.session.config import SessionConfig, StreamNames
+from relay.session_config import SessionConfig, StreamNames
 
 ENDED = frozenset({"stopped", "failed"})
 """States of a session that has ended."""

@@ -17,7 +17,7 @@ from relay.changes.session_change import SessionChange
 from relay.comfystream.workflow_check import quoted, takes_sound
 from relay.comfystream.workflows import NormalizedPrompts, PromptsError
 from relay.errors import MOST_FAULTS, ValidationFailed
-from relay.session.config import Coding
+from relay.session_config import Coding
 from relay.validation import LARGEST_SIZE, SMALLEST_SIZE, even_size
 
 CODING_FIELDS = ("ingest", "egress")

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from relay.errors import RelayError
-from relay.session.config import Coding, SessionConfig
+from relay.session_config import Coding, SessionConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import aiohttp
 from relay.changes.session_change import ChangeResult
 from relay.channels.control_channel import ControlChannel
 from relay.channels.line_publisher import LinePublisher
-from relay.session.config import SessionConfig
+from relay.session_config import SessionConfig
 from relay.trickle.publisher_options import CreatePolicy
 
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from relay.session.config import StreamNames
-from relay.session.health import Health
-from relay.session.state import SessionState
+from relay.session_config import StreamNames
+from relay.session_health import Health
+from relay.session_state import SessionState
 
 STATUS_INTERVAL_S = 10.0
 STATS_INTERVAL_S = 20.0

@@ -15,8 +15,8 @@ from relay.comfystream.signalling import exchange_offer
 from relay.errors import ProcessingError, TrickleError
 from relay.media.access_unit import CLOCK_RATE, DecodedFrame, SourceFrame
 from relay.media.picture import black_picture
-from relay.pipeline.resources import PipelineResources
 from relay.queues import MediaQueue
+from relay.resources import PipelineResources
 from relay.tasks import cancel_and_wait
 from relay.trickle.publisher import TricklePublisher
 from relay.trickle.publisher_options import PublisherOptions

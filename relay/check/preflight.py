@@ -28,8 +28,8 @@ from relay.errors import RelayError
 from relay.media.encoder_choice import AUTO, EncoderChoice, choose_encoder
 from relay.media.self_test import TESTS, try_codec
 from relay.outbound_http import RuledResolver, open_http
-from relay.pipeline.resources import PipelineResources
 from relay.redaction import mask_credentials
+from relay.resources import PipelineResources
 from relay.validation import check_http_url
 
 RESOLVE_TIMEOUT_S = 5.0

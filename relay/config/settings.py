@@ -28,7 +28,7 @@ from relay.config.values import (
     Token,
 )
 from relay.host_rules import HostRules
-from relay.session.config import AudioCodec, AudioMode, Coding, FallbackMode, Fit, OnOverload
+from relay.session_config import AudioCodec, AudioMode, Coding, FallbackMode, Fit, OnOverload
 
 PREFIX = "RELAY_"
 OWN_NAMES = {

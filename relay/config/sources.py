@@ -25,7 +25,7 @@ from relay.config.settings import (
 )
 from relay.errors import RelayError
 from relay.redaction import mask_credentials
-from relay.session.config import Fit
+from relay.session_config import Fit
 from relay.validation import problem_in_words
 
 

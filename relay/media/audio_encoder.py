@@ -16,7 +16,7 @@ from relay.media import adts, opus_ts
 from relay.media import arrays as np
 from relay.media.access_unit import AccessUnit, ElementaryStream, MediaKind
 from relay.media.audio_grid import BLOCK_TICKS, SAMPLE_RATE, TICKS_PER_SAMPLE, Samples, SoundBlock
-from relay.session.config import AudioCodec
+from relay.session_config import AudioCodec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,7 +17,7 @@ from av.video.reformatter import ColorRange
 
 from relay.errors import MediaError
 from relay.media.access_unit import TIME_BASE
-from relay.session.config import Fit
+from relay.session_config import Fit
 
 UNCONVERTED_MATRICES = frozenset(
     {

@@ -18,7 +18,7 @@ from relay.media.decoder import VideoDecoder
 from relay.media.encoder import VideoEncoder
 from relay.media.jpeg import JpegEncoder
 from relay.media.picture import black_picture
-from relay.session.config import AudioCodec
+from relay.session_config import AudioCodec
 
 PICTURES = 5
 BLOCKS = 25

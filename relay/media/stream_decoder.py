@@ -11,7 +11,7 @@ from relay.media.decoder import VideoDecoder
 from relay.media.demuxer import TsDemuxer
 from relay.media.fitter import FrameFitter
 from relay.media.pes import DemuxerStats
-from relay.session.config import Fit
+from relay.session_config import Fit
 
 
 class TrickleStreamDecoder:

@@ -12,8 +12,8 @@ from enum import StrEnum
 from typing import Any
 
 from relay.observe.session_figures import SessionFigures
-from relay.session.health import FIRST_S, LATE_S, LOSS_REMEMBERED_S, SEGMENTS_IN_STEP
-from relay.session.state import SessionState
+from relay.session_health import FIRST_S, LATE_S, LOSS_REMEMBERED_S, SEGMENTS_IN_STEP
+from relay.session_state import SessionState
 
 ENOUGH = 0.9
 """Of a rate that should be reached; less is a bottleneck."""

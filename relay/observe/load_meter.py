@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from relay.codec_executor import CodecExecutor
 from relay.cores import usable_cores
 from relay.observe.loop_lag import LoopLag
-from relay.pipeline.codec_executor import CodecExecutor
 from relay.tasks import cancel_and_wait
 
 INTERVAL_S = 1.0

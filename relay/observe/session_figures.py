@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from relay.session.health import Health
-from relay.session.state import SessionState
+from relay.session_health import Health
+from relay.session_state import SessionState
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ all, is for those to say who send them (`webrtc.copied_frames`).
 
 from __future__ import annotations
 
+from relay.copy_switch import CopySwitch, Obstacle
 from relay.errors import MediaError
 from relay.media import h264
 from relay.media.access_unit import AccessUnit
@@ -15,8 +16,7 @@ from relay.media.fitter import UNCONVERTED_MATRICES
 from relay.media.frame_limit import FrameLimit
 from relay.media.h264_sps import SequenceParameters, parse_sps
 from relay.media.h264_stream import ParameterSets
-from relay.pipeline.copy_switch import CopySwitch, Obstacle
-from relay.session.config import Fit
+from relay.session_config import Fit
 
 MOST_UNITS = 300
 MOST_BYTES = 8 << 20

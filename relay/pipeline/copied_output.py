@@ -17,8 +17,8 @@ import math
 import time
 from collections.abc import Callable
 
+from relay.copy_switch import CopySwitch, Obstacle
 from relay.media.access_unit import AccessUnit
-from relay.pipeline.copy_switch import CopySwitch, Obstacle
 
 ASK_AGAIN_S = 0.5
 """A request, or the keyframe itself, may be lost."""

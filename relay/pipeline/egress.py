@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from relay.codec_executor import CodecExecutor
+from relay.copy_switch import CopySwitch, Obstacle
 from relay.errors import MediaError
 from relay.media import h264
 from relay.media.access_unit import (
@@ -32,16 +34,14 @@ from relay.media.h264_stream import ParameterSets
 from relay.media.picture import copy_of
 from relay.media.segment_encoder import SegmentChunk, TrickleSegmentEncoder
 from relay.observe.tally import Tally
-from relay.pipeline.codec_executor import CodecExecutor
 from relay.pipeline.copied_output import CopiedOutput
-from relay.pipeline.copy_switch import CopySwitch, Obstacle
-from relay.pipeline.output_audio import OutputAudio
 from relay.pipeline.output_rate import OutputRate
 from relay.pipeline.previews import OnPicture
-from relay.pipeline.processor import ProcessedUnit
 from relay.pipeline.publish import OutputSegment
+from relay.processor import ProcessedUnit
 from relay.queues import MediaQueue, QueueClosed
-from relay.session.config import Coding
+from relay.session_config import Coding
+from relay.sound.output_audio import OutputAudio
 from relay.stats import Histogram, RateMeter
 
 NEW_TIME_LINE = CLOCK_RATE

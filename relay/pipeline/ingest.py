@@ -13,12 +13,12 @@ from typing import Any
 
 import structlog
 
+from relay.codec_executor import CodecExecutor
 from relay.media.access_unit import AccessUnit, CodedFrame, MediaKind, SourceFrame
 from relay.media.frame_limit import FrameLimit
 from relay.media.live_edge import LiveEdge
 from relay.media.stream_decoder import TrickleStreamDecoder
 from relay.observe.tally import Tally
-from relay.pipeline.codec_executor import CodecExecutor
 from relay.pipeline.copied_input import CopiedInput
 from relay.pipeline.late_decoder import LateDecoder
 from relay.pipeline.previews import OnPicture

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
+from relay.codec_executor import CodecExecutor
 from relay.errors import MediaError
 from relay.media.access_unit import AccessUnit, CodedFrame, DecodedFrame
 from relay.media.decode_backlog import DecodeBacklog
 from relay.media.stream_decoder import TrickleStreamDecoder
-from relay.pipeline.codec_executor import CodecExecutor
 
 KEPT = 8
 """Pictures that were decoded for one who asked, and that another one may ask for, who is behind."""

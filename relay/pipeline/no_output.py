@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from relay.copy_switch import CopySwitch
 from relay.media.access_unit import AccessUnit
-from relay.pipeline.copy_switch import CopySwitch
-from relay.pipeline.output_audio import OutputAudio
-from relay.pipeline.processor import ProcessedUnit
 from relay.pipeline.publish import OutputSegment
+from relay.processor import ProcessedUnit
 from relay.queues import MediaQueue, QueueClosed
+from relay.sound.output_audio import OutputAudio
 from relay.stats import DelayMeter, MinuteMeter, RateMeter
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from relay.media.access_unit import CLOCK_RATE, AccessUnit, RepeatPicture
-from relay.pipeline.processor import ProcessedUnit
+from relay.processor import ProcessedUnit
 from relay.queues import MediaQueue
 
 USUAL_PICTURES = 16

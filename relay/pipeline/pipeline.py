@@ -14,6 +14,7 @@ import time
 from fractions import Fraction
 from typing import Any
 
+from relay.copy_switch import CopySwitch, Obstacle
 from relay.errors import ProcessingError, RelayError, TrickleError
 from relay.media.access_unit import CLOCK_RATE, SourceFrame
 from relay.media.frame_limit import FrameLimit
@@ -22,19 +23,18 @@ from relay.media.stream_decoder import TrickleStreamDecoder
 from relay.observe.tally import Tally
 from relay.pipeline.blank_source import BlankSource
 from relay.pipeline.copied_input import CopiedInput
-from relay.pipeline.copy_switch import CopySwitch, Obstacle
 from relay.pipeline.egress import Egress
 from relay.pipeline.ingest import Ingest
 from relay.pipeline.no_output import NoOutput
 from relay.pipeline.output_rate import OutputRate
-from relay.pipeline.processor import FrameProcessor, ProcessedUnit
 from relay.pipeline.publish import OutputSegment, Publish
-from relay.pipeline.resources import PipelineResources
 from relay.pipeline.viewing import Viewing
+from relay.processor import FrameProcessor, ProcessedUnit
 from relay.queues import MediaQueue, OverflowPolicy
-from relay.session.config import Coding, OnOverload, SessionConfig
-from relay.session.health import Ages
-from relay.session.state import EndReason
+from relay.resources import PipelineResources
+from relay.session_config import Coding, OnOverload, SessionConfig
+from relay.session_health import Ages
+from relay.session_state import EndReason
 from relay.sound.server_sound import ServerSound
 from relay.sound.sound import Sound
 from relay.stats import RateMeter

@@ -12,9 +12,9 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from relay.codec_executor import CodecExecutor
 from relay.media.access_unit import DecodedFrame
 from relay.media.jpeg import JpegEncoder
-from relay.pipeline.codec_executor import CodecExecutor
 
 WIDTHS = (160, 320, 480, 640, 960, 1280, 1920)
 """Widths that a picture is made in, beside its own: few, so that viewers share them."""

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from relay.codec_executor import CodecExecutor
 from relay.errors import BusyError
 from relay.media.jpeg import JpegEncoder
-from relay.pipeline.codec_executor import CodecExecutor
 from relay.pipeline.previews import PicturePreview
 from relay.pipeline.stream_tee import StreamTee
 

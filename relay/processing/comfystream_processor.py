@@ -19,23 +19,23 @@ import aiohttp
 import structlog
 
 from relay.backoff import backoff_delays
-from relay.changes.live_changes import LiveChanges, NewConnectionWanted, OtherServerWanted
 from relay.channels.text_output import TextOutput
+from relay.codec_executor import CodecExecutor
 from relay.comfystream.leases import ServerLease
 from relay.comfystream.signalling import exchange_offer
 from relay.comfystream.workflow_check import takes_sound
+from relay.copy_switch import CopySwitch
 from relay.errors import BusyError, ProcessingError
 from relay.media.access_unit import AccessUnit, SourceFrame
 from relay.media.encoder import VideoEncoder
-from relay.pipeline.codec_executor import CodecExecutor
-from relay.pipeline.copy_switch import CopySwitch
-from relay.pipeline.processor import ProcessedUnit, SoundExchange
 from relay.processing.fallback import GRACE_S, Fallback
 from relay.processing.link_record import LinkRecord, LinkState
+from relay.processing.live_changes import LiveChanges, NewConnectionWanted, OtherServerWanted
 from relay.processing.server_move import OtherServers, ServerMove
 from relay.processing.workflow_watch import WorkflowWatch
+from relay.processor import ProcessedUnit, SoundExchange
 from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
-from relay.session.config import OnOverload, SessionConfig
+from relay.session_config import OnOverload, SessionConfig
 from relay.tasks import cancel_and_wait, run_beside
 from relay.webrtc_client import WebRTCClient, WebRTCOptions
 

@@ -24,8 +24,8 @@ from relay.media.access_unit import (
     SourceFrame,
 )
 from relay.media.picture import copy_of
-from relay.pipeline.processor import ProcessedUnit
-from relay.session.config import FallbackMode
+from relay.processor import ProcessedUnit
+from relay.session_config import FallbackMode
 
 GRACE_S = 1.0
 """How long the viewer's picture may stand before the fallback begins: long enough for a warm

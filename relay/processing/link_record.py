@@ -11,13 +11,13 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
-from relay.changes.live_changes import LiveChanges
 from relay.errors import ProcessingError
 from relay.observe.tally import Tally
 from relay.processing.fallback import Fallback
+from relay.processing.live_changes import LiveChanges
 from relay.processing.server_move import ServerMove
 from relay.processing.workflow_watch import WorkflowWatch
-from relay.session.health import LATE_S
+from relay.session_health import LATE_S
 from relay.webrtc.network import NetworkFigures
 from relay.webrtc_client import WebRTCClient
 

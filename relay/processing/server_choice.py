@@ -14,7 +14,7 @@ from relay.comfystream.warm_up import WARM_UP, WarmUp
 from relay.comfystream.workflows import DEFAULT_WORKFLOW, TextWorkflow
 from relay.config.settings import Settings, servers
 from relay.errors import BusyError, ProcessingError
-from relay.session.config import SessionConfig
+from relay.session_config import SessionConfig
 
 
 class ServerChoice:

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import structlog
 
-from relay.changes.live_changes import LiveChanges
 from relay.errors import BusyError, ProcessingError
+from relay.processing.live_changes import LiveChanges
 
 log = structlog.get_logger(__name__)
 

@@ -18,7 +18,7 @@ import structlog
 
 from relay.errors import RelayError
 from relay.journal import Journal
-from relay.session.config import SessionConfig, StreamNames
+from relay.session_config import SessionConfig, StreamNames
 from relay.trickle.channel_url import ChannelUrl
 from relay.trickle.http_client import ChannelClient, ConnectionOptions, HttpFailure, describe
 

@@ -23,14 +23,14 @@ from relay.observe.session_logs import SessionLogs
 from relay.observe.tally import Tally
 from relay.observe.watcher import Watcher
 from relay.outbound_http import RuledResolver, open_http
-from relay.pipeline.resources import PipelineResources
 from relay.processing.server_choice import ServerChoice
+from relay.resources import PipelineResources
 from relay.session.admission import Admission
-from relay.session.config import SessionConfig
 from relay.session.journal import SessionJournal, close_channels
 from relay.session.session import Session
 from relay.session.shedding import Shedding
-from relay.session.state import EndReason, SessionState
+from relay.session_config import SessionConfig
+from relay.session_state import EndReason, SessionState
 from relay.validation import channel_key
 from relay.webrtc import aiortc_internals
 from relay.webrtc.answer_candidates import AnswerCandidates

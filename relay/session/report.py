@@ -21,9 +21,9 @@ from relay.observe.tally import Tally
 from relay.pipeline.pipeline import Pipeline
 from relay.processing.link_record import LinkRecord
 from relay.redaction import mask_credentials
-from relay.session.config import SessionConfig
-from relay.session.health import Health, judge
-from relay.session.state import EndReason, SessionState
+from relay.session_config import SessionConfig
+from relay.session_health import Health, judge
+from relay.session_state import EndReason, SessionState
 
 _OVERVIEW = (
     *("session_id", "status", "health", "diagnosis", "input_stream_url", "output_stream_url"),

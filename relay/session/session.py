@@ -22,13 +22,13 @@ from relay.log_limit import LimitedLog
 from relay.observe.event_hub import EventKind
 from relay.observe.session_watch import SessionWatch
 from relay.pipeline.pipeline import Pipeline
-from relay.pipeline.resources import PipelineResources
 from relay.processing.comfystream_processor import ComfyStreamProcessor
 from relay.processing.link_record import LinkState
 from relay.processing.server_move import OtherServers
-from relay.session.config import OnOverload, SessionConfig
+from relay.resources import PipelineResources
 from relay.session.report import SessionReport
-from relay.session.state import TRANSITIONS, EndReason, SessionState
+from relay.session_config import OnOverload, SessionConfig
+from relay.session_state import TRANSITIONS, EndReason, SessionState
 from relay.sound.server_sound import ServerSound
 from relay.tasks import cancel_and_wait
 from relay.trickle.publisher_options import CreatePolicy

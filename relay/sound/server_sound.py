@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
+from relay.codec_executor import CodecExecutor
 from relay.media.access_unit import CLOCK_RATE, AccessUnit, ElementaryStream
 from relay.media.audio_decoder import AudioDecoder, OpusDecoder
 from relay.media.audio_encoder import AudioEncoder, output_stream
@@ -26,9 +27,8 @@ from relay.media.audio_grid import (
     SoundBlock,
     silence,
 )
-from relay.pipeline.codec_executor import CodecExecutor
 from relay.queues import MediaQueue
-from relay.session.config import AudioCodec
+from relay.session_config import AudioCodec
 from relay.sound.placement import ReturnedPacket, SentSound, SoundPlacement
 from relay.sound.timeline import SoundTimeline
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from relay.media.access_unit import AccessUnit, ElementaryStream
-from relay.pipeline.output_audio import OutputAudio
-from relay.session.config import AudioMode
+from relay.session_config import AudioMode
+from relay.sound.output_audio import OutputAudio
 from relay.sound.server_sound import ServerSound
 
 

@@ -22,11 +22,11 @@ from aiortc import (
 )
 from aiortc.mediastreams import MediaStreamError
 
+from relay.codec_executor import CodecExecutor
 from relay.errors import ProcessingError
 from relay.media.audio_encoder import OpusEncoder
 from relay.media.audio_grid import BLOCK_SAMPLES, SAMPLE_RATE, SoundBlock, silence
-from relay.pipeline.codec_executor import CodecExecutor
-from relay.pipeline.processor import SoundExchange
+from relay.processor import SoundExchange
 from relay.queues import MediaQueue, QueueClosed
 from relay.sound.placement import ReturnedPacket, SentBlock, SentSound
 from relay.webrtc import aiortc_internals

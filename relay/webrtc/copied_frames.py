@@ -8,8 +8,8 @@ follow, up to an IDR picture of the source's own.
 
 from __future__ import annotations
 
+from relay.copy_switch import CopySwitch, Obstacle
 from relay.media.access_unit import CodedFrame, SourceFrame
-from relay.pipeline.copy_switch import CopySwitch, Obstacle
 
 MOST_BYTES = 120 * 1200
 """More than 128 RTP packets of 1200 bytes overflow the retransmission history, and the jitter

@@ -15,14 +15,14 @@ import av
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 
+from relay.codec_executor import CodecExecutor
+from relay.copy_switch import CopySwitch, Obstacle
 from relay.media import h264
 from relay.media.access_unit import TIME_BASE, AccessUnit, CodedFrame, DecodedFrame, SourceFrame
 from relay.media.encoder import VideoEncoder
 from relay.media.timeline import SentFrame
-from relay.pipeline.codec_executor import CodecExecutor
-from relay.pipeline.copy_switch import CopySwitch, Obstacle
 from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
-from relay.session.config import Coding
+from relay.session_config import Coding
 from relay.webrtc.copied_frames import CopiedFrames
 from relay.webrtc.frame_ledger import FrameLedger
 from relay.webrtc.overload import OverloadRule

@@ -8,8 +8,8 @@ import pytest
 
 from demo.live_publisher import publish_live
 from demo.test_pattern import PatternOptions, generate
+from relay import session_health as session_health
 from relay.media.access_unit import ElementaryStream, MediaKind
-from relay.session import health as session_health
 from tests.e2e.stack import Viewer, in_background, running_stack
 from tests.sound_source import live_chunks, tone_units
 

@@ -104,7 +104,7 @@ async def test_an_input_that_pauses_is_told_and_taken_up_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """degraded_input, still active, the server kept and not blamed; then all is well again."""
-    monkeypatch.setattr("relay.session.health.LATE_S", 1.0)
+    monkeypatch.setattr("relay.session_health.LATE_S", 1.0)
     async with played(media_timeout_s=8.0) as (found, source):
         await source.play(SOURCE, 2)
         await found.wait_status(lambda s: s["health"] == "degraded_input")

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import webrtc_client
+from relay.codec_executor import CodecExecutor
 from relay.errors import ProcessingError
 from relay.media.access_unit import SourceFrame
 from relay.media.encoder import VideoEncoder
-from relay.pipeline.codec_executor import CodecExecutor
 from relay.queues import MediaQueue
 from relay.webrtc.close import close_peer
 from relay.webrtc_client import WebRTCClient, WebRTCOptions

@@ -23,8 +23,8 @@ from relay.observe.load_meter import Load
 from relay.observe.loop_lag import LAGGING_S, LoopLag
 from relay.observe.tally import Tally
 from relay.session.admission import WINDOW_S
-from relay.session.config import SessionConfig
 from relay.session.manager import SessionManager
+from relay.session_config import SessionConfig
 from tests.e2e.relay_process import relay_process
 from tests.fake_sessions import FakeSessions
 from tests.integration.api_client import Client, api_client, start_body

@@ -10,17 +10,17 @@ import pytest
 
 from demo import barcode
 from demo.live_encoder import LiveEncoder, VideoSettings
+from relay.codec_executor import CodecExecutor
+from relay.copy_switch import CopySwitch, Obstacle
 from relay.media import decode_backlog, h264
 from relay.media.access_unit import AccessUnit, CodedFrame, DecodedFrame
 from relay.media.encoder import H264_STREAM
 from relay.media.frame_limit import FrameLimit
 from relay.media.stream_decoder import TrickleStreamDecoder
 from relay.pipeline import copied_input
-from relay.pipeline.codec_executor import CodecExecutor
 from relay.pipeline.copied_input import CopiedInput
-from relay.pipeline.copy_switch import CopySwitch, Obstacle
 from relay.pipeline.late_decoder import LateDecoder
-from relay.session.config import Coding, Fit
+from relay.session_config import Coding, Fit
 
 SIZE = 128
 GOP = 10

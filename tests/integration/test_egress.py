@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import pytest
 
 from demo import barcode
+from relay.codec_executor import CodecExecutor
 from relay.media.access_unit import AccessUnit, DecodedFrame, MediaKind, RepeatPicture
 from relay.media.encoder import VideoEncoder
 from relay.media.segment_encoder import SegmentChunk, TrickleSegmentEncoder
 from relay.media.stream_decoder import TrickleStreamDecoder
-from relay.pipeline.codec_executor import CodecExecutor
 from relay.pipeline.egress import Egress
-from relay.pipeline.processor import ProcessedUnit
 from relay.pipeline.publish import OutputSegment
+from relay.processor import ProcessedUnit
 from relay.queues import MediaQueue
 
 SIZE = 128

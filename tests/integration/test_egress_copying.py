@@ -15,19 +15,19 @@ import av
 import pytest
 
 from demo import barcode
+from relay.codec_executor import CodecExecutor
+from relay.copy_switch import CopySwitch
 from relay.media import h264
 from relay.media.access_unit import AccessUnit, DecodedFrame, RepeatPicture
 from relay.media.encoder import VideoEncoder
 from relay.media.segment_encoder import SegmentChunk, TrickleSegmentEncoder
 from relay.pipeline import copied_output
-from relay.pipeline.codec_executor import CodecExecutor
-from relay.pipeline.copy_switch import CopySwitch
 from relay.pipeline.egress import Egress
 from relay.pipeline.previews import LatePicture
-from relay.pipeline.processor import ProcessedUnit
 from relay.pipeline.publish import OutputSegment
+from relay.processor import ProcessedUnit
 from relay.queues import MediaQueue, QueueClosed
-from relay.session.config import Coding
+from relay.session_config import Coding
 
 SIZE = 128
 STEP = 3000

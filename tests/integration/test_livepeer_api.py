@@ -11,7 +11,7 @@ import pytest
 
 from relay.comfystream.workflows import DEFAULT_WORKFLOW
 from relay.errors import BusyError, RequestError
-from relay.session.config import SessionConfig
+from relay.session_config import SessionConfig
 from tests.fake_sessions import FakeSessions
 from tests.integration.api_client import INVERT, Client, api_client
 

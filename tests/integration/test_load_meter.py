@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from relay.codec_executor import CodecExecutor
 from relay.observe.load_meter import Load, LoadMeter
 from relay.observe.loop_lag import LoopLag
-from relay.pipeline.codec_executor import CodecExecutor
 
 
 def spin(seconds: float) -> None:

@@ -11,7 +11,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from relay.media.access_unit import TIME_BASE
 from relay.media.fitter import FrameFitter
-from relay.session.config import Fit
+from relay.session_config import Fit
 
 RED, BLUE = (200, 40, 30), (30, 60, 210)
 BLACK = (0, 0, 0)

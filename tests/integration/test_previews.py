@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from demo import barcode
+from relay.codec_executor import CodecExecutor
 from relay.media.access_unit import DecodedFrame
 from relay.media.jpeg import SIZES_KEPT, JpegEncoder
-from relay.pipeline.codec_executor import CodecExecutor
 from relay.pipeline.previews import PicturePreview
 
 T = TypeVar("T")

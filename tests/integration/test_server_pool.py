@@ -17,7 +17,7 @@ from relay.comfystream.warm_up import ATTEMPTS, WarmUp
 from relay.config.settings import Settings
 from relay.errors import BusyError, ProcessingError
 from relay.processing.server_choice import ServerChoice
-from relay.session.config import SessionConfig
+from relay.session_config import SessionConfig
 from tests.peers.probed_server import ProbedServer, probed_server
 from tests.peers.waiting import until
 

@@ -20,9 +20,9 @@ from relay.channels.line_publisher import (
     LinePublisher,
 )
 from relay.channels.stream_events import StreamReporter, StreamView
-from relay.session.config import SessionConfig
-from relay.session.health import Health
-from relay.session.state import SessionState
+from relay.session_config import SessionConfig
+from relay.session_health import Health
+from relay.session_state import SessionState
 from relay.trickle.publisher import TricklePublisher
 from relay.trickle.publisher_options import CreatePolicy
 from relay.trickle.server import TrickleServer

@@ -11,8 +11,8 @@ import pytest
 
 from relay.config.settings import Settings
 from relay.errors import RequestError
-from relay.session.config import SessionConfig
 from relay.session.manager import SessionManager
+from relay.session_config import SessionConfig
 
 NOWHERE = "http://127.0.0.1:9"
 

@@ -13,7 +13,7 @@ from relay.media.audio_decoder import OpusDecoder
 from relay.media.audio_encoder import AudioEncoder, OpusEncoder
 from relay.media.audio_grid import BLOCK_SAMPLES, BLOCK_TICKS, SoundBlock
 from relay.media.segment_muxer import SegmentMuxer
-from relay.session.config import AudioCodec
+from relay.session_config import AudioCodec
 from tests.integration.media_samples import ffmpeg, ffprobe
 from tests.sound_listener import hear
 from tests.sound_source import tone

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError
 
+from relay.codec_executor import CodecExecutor
 from relay.media.audio_decoder import OpusDecoder
 from relay.media.audio_grid import BLOCK_TICKS, SoundBlock
-from relay.pipeline.codec_executor import CodecExecutor
 from relay.queues import MediaQueue
 from relay.sound.placement import ReturnedPacket, SentSound
 from relay.webrtc.audio import (

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection
 
+from relay.codec_executor import CodecExecutor
 from relay.media.audio_decoder import OpusDecoder
 from relay.media.audio_grid import BLOCK_SAMPLES, BLOCK_TICKS, SoundBlock
-from relay.pipeline.codec_executor import CodecExecutor
 from relay.queues import MediaQueue
 from relay.sound.placement import PlacedSound, ReturnedPacket, SentSound, SoundPlacement
 from relay.webrtc.audio import SoundLine

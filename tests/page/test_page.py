@@ -27,7 +27,7 @@ from relay.api.app import make_runner
 from relay.api.keys import SESSIONS
 from relay.api.page_routes import page_files
 from relay.config.settings import Settings
-from relay.session.config import SessionConfig
+from relay.session_config import SessionConfig
 from tests.e2e.stack import INVERT, Stack, in_background, running_stack
 from tests.page.browser import PHONE, WAIT_MS, Visit, visiting
 from trickle_relay_service import create_app

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from relay.pipeline.codec_executor import CodecExecutor
+from relay.codec_executor import CodecExecutor
 
 
 async def test_a_call_that_runs_is_waited_for_however_often_it_is_cancelled() -> None:

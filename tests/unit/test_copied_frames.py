@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from relay.copy_switch import CopySwitch
 from relay.media.access_unit import AccessUnit, CodedFrame, DecodedFrame
 from relay.media.encoder import H264_STREAM
 from relay.media.picture import black_picture
-from relay.pipeline.copy_switch import CopySwitch
-from relay.session.config import Coding
+from relay.session_config import Coding
 from relay.webrtc.copied_frames import MOST_BYTES, CopiedFrames
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from relay.pipeline.copy_switch import (
+from relay.copy_switch import (
     FIRST_REST_S,
     LASTED_S,
     LONGEST_REST_S,
     CopySwitch,
     Obstacle,
 )
-from relay.session.config import Coding
+from relay.session_config import Coding
 
 
 class Clock:

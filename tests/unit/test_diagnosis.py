@@ -13,7 +13,7 @@ from relay.comfystream.running_workflow import check_running
 from relay.observe import diagnosis
 from relay.observe.diagnosis import Stage, diagnose
 from relay.observe.session_figures import SessionFigures
-from relay.session.state import SessionState
+from relay.session_state import SessionState
 from tests.unit.test_docs import API, TROUBLE, first_cells, section
 
 WELL = SessionFigures(

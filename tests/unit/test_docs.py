@@ -18,12 +18,12 @@ from relay.api.app import build_app
 from relay.api.models import StartRequest
 from relay.config.settings import Settings, variable_name
 from relay.observe.event_hub import EventKind
-from relay.pipeline.resources import PipelineResources
 from relay.processing.link_record import LinkState
+from relay.resources import PipelineResources
 from relay.session import manager as sessions_module
-from relay.session.config import Fit, SessionConfig
 from relay.session.session import Session
-from relay.session.state import EndReason, SessionState
+from relay.session_config import Fit, SessionConfig
+from relay.session_state import EndReason, SessionState
 from tests.fake_sessions import FakeSessions
 
 ROOT = Path(__file__).parents[2]

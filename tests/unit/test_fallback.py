@@ -13,9 +13,9 @@ from relay.media.access_unit import (
     MediaKind,
     RepeatPicture,
 )
-from relay.pipeline.processor import ProcessedUnit
 from relay.processing.fallback import Fallback
-from relay.session.config import FallbackMode
+from relay.processor import ProcessedUnit
+from relay.session_config import FallbackMode
 
 STREAM = ElementaryStream(MediaKind.VIDEO, "h264", 0x1B)
 INTERVAL_S = 1 / 30

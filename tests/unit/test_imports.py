@@ -41,9 +41,9 @@ LEVELS = {
     "relay.journal": 0,
     "relay.log_limit": 0,
     "relay.redaction": 0,
-    "relay.session.config": 0,
-    "relay.session.health": 0,
-    "relay.session.state": 0,
+    "relay.session_config": 0,
+    "relay.session_health": 0,
+    "relay.session_state": 0,
     "relay.stats": 0,
     "relay.strict_json": 0,
     "relay.tasks": 0,
@@ -123,6 +123,21 @@ def test_imports_run_one_way() -> None:
         for module, imported in our_imports()
         if level_of(imported) > level_of(module)
     ] == []
+
+
+def folder_of(module: str) -> str:
+    """The folder of `relay` that a module stands in; by itself, if it stands in none."""
+    return ".".join(module.split(".")[:2])
+
+
+def test_no_two_folders_import_one_another() -> None:
+    """What both need stands below them."""
+    pairs = {
+        (folder_of(module), folder_of(imported))
+        for module, imported in our_imports()
+        if module.startswith("relay.") and folder_of(module) != folder_of(imported)
+    }
+    assert sorted(pair for pair in pairs if pair[::-1] in pairs) == []
 
 
 def test_trickle_media_and_comfystream_are_strangers() -> None:

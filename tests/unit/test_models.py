@@ -12,7 +12,7 @@ from relay.comfystream.prompt_library import PromptLibrary
 from relay.comfystream.workflows import DEFAULT_WORKFLOW
 from relay.config.settings import Settings
 from relay.errors import ValidationFailed
-from relay.session.config import AudioMode, Fit, SessionConfig
+from relay.session_config import AudioMode, Fit, SessionConfig
 
 INPUT = "http://127.0.0.1:3389/camera"
 

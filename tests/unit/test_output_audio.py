@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from relay.media.access_unit import CLOCK_RATE, AccessUnit, ElementaryStream, MediaKind
-from relay.pipeline.output_audio import OutputAudio
+from relay.sound.output_audio import OutputAudio
 
 VIDEO = ElementaryStream(MediaKind.VIDEO, "h264", 0x1B)
 AUDIO = ElementaryStream(MediaKind.AUDIO, "aac", 0x0F)

@@ -10,7 +10,7 @@ import pytest
 
 from relay.media.access_unit import AccessUnit, RepeatPicture
 from relay.pipeline.output_rate import OutputRate
-from relay.pipeline.processor import ProcessedUnit
+from relay.processor import ProcessedUnit
 from relay.queues import MediaQueue, QueueClosed
 from relay.webrtc.incoming_video import RETURNED_STREAM
 

@@ -6,11 +6,11 @@ from collections.abc import Collection
 
 import pytest
 
-from relay.changes.live_changes import LiveChanges
 from relay.comfystream.leases import ServerLease
 from relay.errors import BusyError, ProcessingError
+from relay.processing.live_changes import LiveChanges
 from relay.processing.server_move import AFTER_ANOTHER_TRY, AT_ONCE, ServerMove
-from relay.session.config import SessionConfig
+from relay.session_config import SessionConfig
 
 HOME = "http://gpu-1:8889"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from relay.changes.session_change import ChangeQueue, ChangeResult, RequestedChange, SessionChange
 from relay.errors import RequestError
-from relay.session.config import SessionConfig
+from relay.session_config import SessionConfig
 
 CONFIG = SessionConfig("http://h/in", "http://h/out", "http://h")
 FAILED = RequestError("no", code="update_failed")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from relay.session.health import Ages, Health, judge
+from relay.session_health import Ages, Health, judge
 
 WELL = Ages(
     started_s=60,

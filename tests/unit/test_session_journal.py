@@ -12,7 +12,8 @@ import pytest
 
 from relay.journal import FILE_NAME, Journal
 from relay.session import journal as session_journal
-from relay.session.config import (
+from relay.session.journal import SessionJournal, config_from_plain, plain_config
+from relay.session_config import (
     AudioCodec,
     AudioMode,
     Coding,
@@ -22,7 +23,6 @@ from relay.session.config import (
     SessionConfig,
     StreamNames,
 )
-from relay.session.journal import SessionJournal, config_from_plain, plain_config
 from tests.peers.waiting import until
 
 PLAIN = SessionConfig("http://h/in", "http://h/out", "http://gpu:8889")

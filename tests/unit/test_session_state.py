@@ -9,10 +9,10 @@ import pytest
 
 from relay.config.settings import Settings
 from relay.errors import TrickleError
-from relay.pipeline.resources import PipelineResources
-from relay.session.config import SessionConfig
+from relay.resources import PipelineResources
 from relay.session.session import Session
-from relay.session.state import TRANSITIONS, SessionState
+from relay.session_config import SessionConfig
+from relay.session_state import TRANSITIONS, SessionState
 
 S = SessionState
 LEGAL = {

@@ -8,8 +8,8 @@ from typing import Any
 from relay.observe.event_hub import EventKind
 from relay.observe.session_figures import SessionFigures
 from relay.observe.session_watch import DROPS_EVERY_S, SessionWatch
-from relay.session.health import Health
-from relay.session.state import SessionState
+from relay.session_health import Health
+from relay.session_state import SessionState
 
 WELL = SessionFigures(
     state=SessionState.ACTIVE,

@@ -16,9 +16,9 @@ from relay.channels.stream_events import (
     StreamView,
     stream_state,
 )
-from relay.session.config import StreamNames
-from relay.session.health import Health
-from relay.session.state import SessionState
+from relay.session_config import StreamNames
+from relay.session_health import Health
+from relay.session_state import SessionState
 
 START_MS = 1_700_000_000_000
 STARTING = StreamView(SessionState.STARTING, Health.OK, 512, 512, params={"width": 512})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from relay.copy_switch import CopySwitch
 from relay.media.access_unit import (
     AccessUnit,
     CodedFrame,
@@ -16,7 +17,6 @@ from relay.media.access_unit import (
     SourceFrame,
 )
 from relay.media.audio_grid import SoundBlock
-from relay.pipeline.copy_switch import CopySwitch
 from relay.queues import MediaQueue
 from relay.sound.placement import ReturnedPacket, SentSound
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
-from relay.session.config import Coding
+from relay.session_config import Coding
 
 FIRST_REST_S = 10.0
 LONGEST_REST_S = 300.0

@@ -22,7 +22,7 @@ from relay.comfystream.leases import ServerLease
 from relay.comfystream.live_update import needs_new_offer
 from relay.errors import BusyError, ProcessingError, RelayError, RequestError
 from relay.processing.workflow_watch import WorkflowWatch
-from relay.session.config import SessionConfig
+from relay.session_config import SessionConfig
 from relay.webrtc_client import WebRTCClient
 
 log = structlog.get_logger(__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import aiohttp
 
+from relay.codec_executor import CodecExecutor
 from relay.comfystream.leases import ServerLeases
 from relay.comfystream.prompt_library import PromptLibrary
 from relay.comfystream.quarantine import QuarantineRules
@@ -15,9 +16,8 @@ from relay.media.encoder_open import SOFTWARE
 from relay.media.muxer import CLOCK_LEAD_S
 from relay.media.segment_encoder import TrickleSegmentEncoder
 from relay.observe.event_hub import EventHub
-from relay.pipeline.codec_executor import CodecExecutor
 from relay.processing.comfystream_processor import ReconnectPolicy
-from relay.session.config import AudioMode, SessionConfig
+from relay.session_config import AudioMode, SessionConfig
 from relay.sound.server_sound import ServerSound
 from relay.webrtc.answer_candidates import AnswerCandidates
 from relay.webrtc.ice import IceOptions
