@@ -1,1 +1,1 @@
-"""Changes of a session that runs: read, merged, put in one order, applied."""
+"""Changes of a session that runs: read, merged, put in one order."""
