@@ -17,18 +17,15 @@ from relay.errors import BusyError, RelayError, RequestError
 from relay.host_rules import HostNotAllowedError
 from relay.media.encoder_choice import choose_encoder
 from relay.observe.event_hub import EventHub, EventKind
-from relay.observe.load_meter import Load, LoadMeter
-from relay.observe.loop_lag import LoopLag
 from relay.observe.session_logs import SessionLogs
 from relay.observe.tally import Tally
 from relay.observe.watcher import Watcher
 from relay.outbound_http import RuledResolver, open_http
 from relay.processing.server_choice import ServerChoice
 from relay.resources import PipelineResources
-from relay.session.admission import Admission
 from relay.session.journal import SessionJournal, close_channels
+from relay.session.load_control import LoadControl
 from relay.session.session import Session
-from relay.session.shedding import Shedding
 from relay.session_config import SessionConfig
 from relay.session_state import EndReason, SessionState
 from relay.validation import channel_key
@@ -59,10 +56,7 @@ class SessionManager:
         self.logs = logs or SessionLogs()
         self._settings = settings
         self._watcher = Watcher(self.events, self.list, self._relay_status)
-        self._loop_lag = LoopLag()
-        self._load: LoadMeter | None = None
-        self._admission = Admission(settings.max_load)
-        self._shedding = Shedding()
+        self._load = LoadControl(settings, self.events, self.list)
         self._past = Tally()
         """Of the sessions that have ended."""
         self._reserved = 0
@@ -97,9 +91,7 @@ class SessionManager:
         self._servers = ServerChoice(self._settings, resources.leases, http)
         self._servers.start()
         self._watcher.start()
-        self._loop_lag.start()
-        self._load = LoadMeter(resources.codecs, self._loop_lag, self._note_load)
-        self._load.start()
+        self._load.start(resources.codecs)
         self._journal = SessionJournal(resources.journal)
         await self._take_over(self._journal, resources)
 
@@ -125,18 +117,11 @@ class SessionManager:
         limit = self._settings.max_sessions
         if limit and len(self.list()) >= limit:
             return BusyError(f"all {limit} sessions are taken; stop one or try later", code="full")
-        return self._admission.refusal(sessions)
+        return self._load.refusal(sessions)
 
     def why_unready(self) -> BusyError | None:
         """Why no session should be sent here now: as `why_not_ready`, or the event loop lags."""
-        problem = self.why_not_ready()
-        if problem is None and self._loop_lag.lagging:
-            lag_ms = round(self._loop_lag.worst_s * 1000)
-            problem = BusyError(
-                f"the relay has too much to do: its event loop comes up to {lag_ms} ms late",
-                code="lagging",
-            )
-        return problem
+        return self.why_not_ready() or self._load.lagging()
 
     def dead_supervisors(self) -> builtins.list[str]:
         """Tasks of the relay's own that should run and do not; empty while all is well."""
@@ -144,8 +129,7 @@ class SessionManager:
             return []
         supervisors = {
             "watcher": self._watcher.alive,
-            "loop_lag": self._loop_lag.alive,
-            "load": self._load is not None and self._load.alive,
+            **self._load.supervisors(),
             "server_pool": self._servers is not None and self._servers.alive,
         }
         return [name for name, alive in supervisors.items() if not alive]
@@ -155,25 +139,15 @@ class SessionManager:
         active, most = len(self.list()), self._settings.max_sessions
         codec_load = self._resources.codecs.load if self._resources is not None else 0.0
         taken = (active + self._reserved) / most if most else 0.0
-        now = self._load.now if self._load is not None else Load()
         problem = self.why_not_ready()
         return {
             "active": active,
             "reserved": self._reserved,
             "max": most or None,
-            "load": round(min(1.0, max(taken, codec_load, now.work, now.strain)), 3),
+            "load": round(min(1.0, max(taken, codec_load, self._load.taken)), 3),
             "codec_load": round(codec_load, 3),
-            "event_loop_lag_ms": round(self._loop_lag.worst_s * 1000, 1),
             "problem": problem.code if problem else None,
-            "max_load": self._settings.max_load or None,
-            "cores": round(self._load.cores, 2) if self._load is not None else None,
-            "cpu": round(now.cpu, 3),
-            "event_loop_cpu": round(now.loop, 3),
-            "codec_wait_ms": round(now.codec_wait_s * 1000, 1),
-            "shed": {
-                "previews": self._shedding.previews,
-                "sessions": [*self._shedding.sessions],
-            },
+            **self._load.occupancy(),
         }
 
     def health(self) -> dict[str, Any]:
@@ -213,14 +187,7 @@ class SessionManager:
                 own.stands("sessions", state.value, at=0)
         if self._settings.max_sessions:
             own.stands("sessions_max", at=self._settings.max_sessions)
-        own.measured("event_loop_lag_seconds", histogram=self._loop_lag.histogram)
-        if self._load is not None:
-            own.stands("cores", at=self._load.cores)
-            own.stands("load", "cpu", at=self._load.now.cpu)
-            own.stands("load", "event_loop", at=self._load.now.loop)
-            own.stands("load", "strain", at=self._load.now.strain)
-        own.stands("shed", "previews", at=int(self._shedding.previews))
-        own.stands("shed", "frames", at=len(self._shedding.sessions))
+        self._load.tally(own)
         own.stands("event_listeners", at=self.events.listeners)
         own.count("event_listeners_dropped_total", by=self.events.listeners_too_slow)
         if self._resources is not None:
@@ -254,9 +221,7 @@ class SessionManager:
         if self._servers is not None:
             await self._servers.aclose()
         await self._watcher.aclose()
-        if self._load is not None:
-            await self._load.aclose()
-        await self._loop_lag.aclose()
+        await self._load.aclose()
         self.events.close()
         resources, self._resources = self._resources, None
         if resources is not None:
@@ -401,48 +366,13 @@ class SessionManager:
             reason = session.end_reason.value if session.end_reason else "unknown"
             self._past.count("sessions_ended_total", reason, by=1)
 
-    def _note_load(self, load: Load) -> None:
-        sessions, refused = len(self.list()), self._admission.refusing
-        self._admission.note(load, sessions)
-        if self._admission.refusing is not refused:
-            problem = "overloaded" if self._admission.refusing else None
-            self.events.publish(EventKind.RELAY, problem=problem, sessions=sessions)
-        if self._settings.shed:
-            self._shed(load)
-
-    def _shed(self, load: Load) -> None:
-        """Leave out, or bring back, what the load of the last second says."""
-        running = {session.session_id: session for session in self.list()}
-        steps = self._shedding.look(
-            load,
-            [*running],
-            willing=[name for name, session in running.items() if session.may_be_shed],
-            viewers=any(session.viewing.status()["now"] for session in running.values()),
-        )
-        for step in steps:
-            if step.session_id is not None:
-                running[step.session_id].shed_frames(step.on)
-            elif self._resources is not None:
-                self._resources.codecs.beside_rests = step.on
-            self.events.publish(EventKind.SHED, step.session_id, what=step.what.value, on=step.on)
-            facts = {
-                "what": step.what.value,
-                "session_id": step.session_id,
-                "strain": round(load.strain, 2),
-                "load": round(load.work, 2),
-            }
-            if step.on:
-                log.warning("relay.shed", **facts)
-            else:
-                log.info("relay.restored", **facts)
-
     def _relay_status(self) -> dict[str, Any]:
         problem = self.why_not_ready()
         return {
             "sessions": len(self.list()),
             "max_sessions": self._settings.max_sessions or None,
             "problem": problem.code if problem else None,
-            "event_loop_lag_ms": round(self._loop_lag.worst_s * 1000, 1),
+            "event_loop_lag_ms": round(self._load.loop_lag.worst_s * 1000, 1),
             "codec_load": self.occupancy()["codec_load"],
             "listeners": self.events.listeners,
             "listeners_too_slow": self.events.listeners_too_slow,

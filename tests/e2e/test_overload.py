@@ -118,7 +118,7 @@ async def test_a_relay_with_too_much_to_do_sheds_and_takes_it_back() -> None:
             await stack.wait_for_status(second, lambda s: s["fps_out"] > 0)
             preview = f"/session/{second}/preview/input.jpg"
             for _ in range(6):
-                stack.sessions._note_load(overloaded)
+                stack.sessions._load.note(overloaded)
             await stack.wait_for_status(second, lambda s: s["shed"] and shed(s) > 8)
             assert (await stack.call("GET", "/capacity"))[1]["shed"] == {
                 "previews": True,
@@ -130,7 +130,7 @@ async def test_a_relay_with_too_much_to_do_sheds_and_takes_it_back() -> None:
             async with in_background(viewer.watch(stack.channel("second-processed"))):
                 await viewer.wait_for(lambda v: len(v.frames) > 10)
             for _ in range(3 * PATIENCE_S):
-                stack.sessions._note_load(calm)
+                stack.sessions._load.note(calm)
             count = shed(await stack.wait_for_status(second, lambda s: not s["shed"]))
             assert (await stack.call("GET", "/capacity"))[1]["shed"] == {
                 "previews": False,

@@ -180,7 +180,7 @@ async def test_full_is_not_ready_and_counts_as_load() -> None:
 async def test_a_loop_that_lags_is_not_ready_and_recovers() -> None:
     """Late again and again; a single hiccup is forgiven. A start is not refused for it."""
     async with manager() as found:
-        lag = found._loop_lag
+        lag = found._load.loop_lag
         lag.note(5.0)
         assert found.why_unready() is None
         for _ in range(8):
@@ -203,7 +203,7 @@ async def test_a_busy_relay_takes_no_session_and_says_so() -> None:
         listener = found.events.listen(None)
         assert listener is not None
         for _ in range(WINDOW_S):
-            found._note_load(Load(cpu=0.95))
+            found._load.note(Load(cpu=0.95))
         with pytest.raises(BusyError) as caught:
             await found.start_session(replace(CONFIG, output_stream_url="http://127.0.0.1:1/out2"))
         assert caught.value.code == "overloaded"
@@ -211,7 +211,7 @@ async def test_a_busy_relay_takes_no_session_and_says_so() -> None:
         assert found.occupancy()["problem"] == "overloaded"
         assert not session.state.final
         for _ in range(WINDOW_S):
-            found._note_load(Load(cpu=0.1))
+            found._load.note(Load(cpu=0.1))
         assert found.why_unready() is None
         assert found.occupancy()["problem"] is None
         [(_, own), *_] = await found.tallies()
@@ -232,7 +232,7 @@ async def test_a_start_counts_itself_once() -> None:
                 replace(CONFIG, output_stream_url=f"http://127.0.0.1:1/out{number}")
             )
         for _ in range(WINDOW_S):
-            found._note_load(Load(cpu=0.58))
+            found._load.note(Load(cpu=0.58))
         await found.start_session(CONFIG)
         assert len(found.list()) == 3
 
