@@ -21,6 +21,7 @@ from tests.standin_process import standin_process
 pytestmark = pytest.mark.timeout(150)
 ROOT = Path(__file__).parents[2]
 PAGES = ("docs/operate.md", "docs/troubleshooting.md", "docs/api.md")
+PYTHON = ".venv/bin/python"
 NOT_RUN = {
     "docker-compose": "Docker; tests/integration/test_packaging.py looks at what it would do",
     "./docker-build.sh": "the same",
@@ -44,7 +45,7 @@ def commands() -> list[str]:
 def test_every_command_is_run_or_named() -> None:
     """What this module can't run, it says why."""
     programs = {shlex.split(command, comments=True)[0] for command in commands()}
-    assert programs - set(NOT_RUN) <= {"curl", "python"}
+    assert programs - set(NOT_RUN) <= {"curl", PYTHON}
     assert set(NOT_RUN) <= programs
 
 
@@ -65,7 +66,6 @@ async def run(command: str, **variables: str) -> tuple[int, str]:
 async def test_they_do_what_the_pages_say() -> None:
     """Each against a relay with a session and a token: curl gets what was asked for, `check` finds
     nothing wrong."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     async with TrickleServer(host="127.0.0.1", port=0) as trickle, standin_process() as standin:
         channel = f"{trickle.url.rstrip('/')}/camera"
         pattern = PatternOptions(frames=3600, plain=True, audio=False)
@@ -83,19 +83,18 @@ async def test_they_do_what_the_pages_say() -> None:
                     command.replace("http://localhost:8890", relay.url)
                     .replace("http://127.0.0.1:8889", standin.url)
                     .replace("http://127.0.0.1:3389/", trickle.url)
+                    .replace(PYTHON, sys.executable)
                 )
                 endless = " -N " in f" {typed} "
                 if endless:
                     typed = typed.replace("curl ", f"curl -m {SECONDS} ", 1)
-                code, output = await run(
-                    typed, ID=session, PATH=path, RELAY_PORT="0", RELAY_HOST="127.0.0.1"
-                )
+                code, output = await run(typed, ID=session, RELAY_PORT="0", RELAY_HOST="127.0.0.1")
                 timed_out = "-m " in typed and code == 28  # curl's word for its time being over
                 assert code == 0 or timed_out, (typed, code, output)
                 assert '"success": false' not in output, typed
                 if "/events" in typed:
                     assert "event: " in output, typed
-                elif program == "python":
+                elif program == PYTHON:
                     assert "returns media" in output
                     assert "FAIL" not in output
                 else:

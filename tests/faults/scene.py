@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,6 +12,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
+from bench.trickle_processes import memory_mb
 from demo.live_publisher import publish_live
 from demo.test_pattern import PatternOptions, generate
 from tests.e2e.stack import SeenFrame, Stack, Viewer, in_background, running_stack
@@ -33,6 +35,8 @@ STANDS_S = 0.3
 """A gap between two pictures that is longer is a standstill: six frames."""
 QUEUED_MOST = FPS
 """What may wait in a queue once all is well: a second's frames, on a machine under load."""
+MOST_GROWTH_MB = 64
+"""What a first session and its viewer load once, and their codecs, are some 40 MB."""
 SHORT_CONSENT = ("--consent-interval", "0.25", "--consent-failures", "3")
 """A stand-in that misses a vanished client after about a second."""
 
@@ -46,6 +50,8 @@ class Scene:
     viewer: Viewer
     options: PatternOptions
     log: list[dict[str, Any]] = field(default_factory=list)
+    memory_before_mb: float = field(default_factory=lambda: memory_mb(os.getpid()))
+    """Before anything went wrong, of the process that the relay shares with its viewer."""
 
     async def status(self) -> dict[str, Any]:
         return await self.stack.status(self.session_id)
@@ -125,6 +131,8 @@ class Scene:
             assert missing <= (stood_s + 1) * FPS, f"{missing} missing, {stood_s:.1f} s stood"
         waiting = (await self.status())["queue_sizes"]
         assert max(waiting.values()) <= QUEUED_MOST, waiting
+        grown_mb = memory_mb(os.getpid()) - self.memory_before_mb
+        assert grown_mb < MOST_GROWTH_MB, f"{grown_mb:.0f} MB more than before"
 
     def assert_sound_is_whole(self) -> None:
         """The sound goes on without a gap or a repeat, whatever the pictures did."""
