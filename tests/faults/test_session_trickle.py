@@ -96,8 +96,10 @@ async def test_an_input_that_comes_late_is_waited_for() -> None:
         await stack.wait_for_status(session, lambda s: s["status"] == "active")
         await for_a_while(0.5)
         async with TricklePublisher(stack.channel("camera")) as publisher:
-            await Source(publisher).play(SOURCE, 1.5)
-            await stack.wait_for_status(session, lambda s: s["processing"]["frames_processed"] > 5)
+            async with in_background(Source(publisher).play(SOURCE, 20)):
+                await stack.wait_for_status(
+                    session, lambda s: s["processing"]["frames_processed"] > 5
+                )
 
 
 async def test_an_input_that_pauses_is_told_and_taken_up_again(
@@ -111,7 +113,7 @@ async def test_an_input_that_pauses_is_told_and_taken_up_again(
         await for_a_while(2.0)
         status = await found.status()
         assert (status["status"], status["processing"]["error"]) == ("active", None)
-        async with in_background(source.play(SOURCE, 3)):
+        async with in_background(source.play(SOURCE, 20)):
             await found.wait_processed(20)
             status = await found.status()
         assert status["processing"]["reconnects"] == 0
