@@ -217,6 +217,7 @@ class Engine:
     def __init__(self, board: FaultBoard) -> None:
         self.image_inputs: StreamInput[StreamFrame] = StreamInput(capacity=1)
         self.audio_inputs: StreamInput[Audio] = StreamInput(capacity=None)
+        # Without a bound, as ComfyStream's are: what nobody reads piles up there too.
         self.video_outputs: asyncio.Queue[VideoOutput] = asyncio.Queue()
         self.audio_outputs: asyncio.Queue[np.ndarray] = asyncio.Queue()
         self.text_outputs: asyncio.Queue[str] = asyncio.Queue()

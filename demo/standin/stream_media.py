@@ -53,6 +53,7 @@ class StreamMedia:
         self._audio_timeout_s = audio_timeout_s
         self._last_frame_at = time.monotonic()
         self._video_labels = _VideoLabels()
+        # Without a bound, as ComfyStream's: one for each frame of sound that came in.
         self._audio_labels: asyncio.Queue[tuple[av.AudioFrame, bool]] = asyncio.Queue()
         self._audio_out = np.empty(0, np.int16)
 

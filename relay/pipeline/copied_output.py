@@ -53,6 +53,8 @@ class CopiedOutput:
         self._prevented = prevented
         self._clock = clock
         self._last_number: int | None = None
+        self._interrupted = False
+        """Whether a picture went out since that did not come from the server."""
         self._last_pts: int | None = None
         self._asked_at = -math.inf
         self._unanswered_since: float | None = None
@@ -64,10 +66,15 @@ class CopiedOutput:
 
         To be asked once for each, in the order in which the server coded them.
         """
-        follows = self._last_number is not None and unit.number == self._last_number + 1
-        self._last_number = unit.number
+        last, self._last_number = self._last_number, unit.number
+        is_next = last is None or unit.number == last + 1
+        follows = is_next and last is not None and not self._interrupted
+        self._interrupted = False
         if unit.keyframe:
             self._asked_at, self._unanswered_since = -math.inf, None
+        elif not is_next:
+            # Copied or not: a decoder conceals what is missing, and shows what never was.
+            self._ask()
         if not shown:
             if self.switch.copies:
                 self.switch.stop(Obstacle.HIDDEN_PICTURES)
@@ -79,7 +86,7 @@ class CopiedOutput:
 
     def interrupt(self) -> None:
         """A picture goes out that did not come from the server."""
-        self._last_number = None
+        self._interrupted = True
         if self._prevented is None:
             self.switch.stop(Obstacle.FALLBACK)
 

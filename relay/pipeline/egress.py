@@ -10,7 +10,6 @@ decoded unless somebody wants to see it. Sound joins here, in time with the vide
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -56,10 +55,6 @@ first bytes of segments only."""
 UNDECODABLE_IN_A_ROW = 3
 """One picture that can't be decoded is concealed by the next ones; after so many these refer to
 what was never there, and nothing is shown before the next keyframe."""
-
-
-ASK_AGAIN_S = 0.5
-"""A keyframe is asked for as often, however many pictures are missing."""
 
 _Decodable = AccessUnit | DecodedFrame | RepeatPicture
 
@@ -126,13 +121,8 @@ class Egress:
         """Where sound joins the pictures."""
         self._on_decoded = on_decoded
         self._on_picture = on_picture
-        self._request_keyframe = request_keyframe
-        self._asked_at = -math.inf
-        self._last_number: int | None = None
         self._undecodable = 0
         self._decodable = True
-        self._beginning = False
-        """Whether a codec thread may be making the encoder."""
         self._decoder: VideoDecoder | None = None
         self._encoder: TrickleSegmentEncoder | None = None
         self._shown: DecodedFrame | None = None
@@ -152,9 +142,7 @@ class Egress:
             while (processed := await self._next_unit()) is not None:
                 if self._segment is not None and self._segment.lost:
                     self._end_segment()
-                self._beginning = True
                 await self._take(processed)
-                self._beginning = False
             await self.audio.wait_end()
             self.audio.flush()
         finally:
@@ -174,7 +162,6 @@ class Egress:
     async def _take(self, processed: ProcessedUnit) -> None:
         shown = self._in_order(processed)
         if isinstance(processed, AccessUnit):
-            self._notice_missing(processed)
             if self._stays_encoded(processed, shown):
                 await self._pass_on(processed, shown)
                 return
@@ -188,17 +175,6 @@ class Egress:
                 return
             processed = stand_in
         await self._encode(processed, shown)
-
-    def _notice_missing(self, unit: AccessUnit) -> None:
-        """Ask for a keyframe if a picture that this one refers to was dropped on the way here: a
-        decoder conceals that, and shows what never was until one comes."""
-        last, self._last_number = self._last_number, unit.number
-        if unit.keyframe or last is None or unit.number == last + 1:
-            return
-        now = self._clock()
-        if now - self._asked_at >= ASK_AGAIN_S:
-            self._asked_at = now
-            self._request_keyframe()
 
     async def _encode(self, processed: _Decodable, shown: bool) -> None:
         began_at = time.monotonic()
@@ -229,7 +205,10 @@ class Egress:
         if not shown:
             return
         if self._encoder is None:
-            self._encoder = await self._codecs.run(self._make_encoder, True, self._audio_stream())
+            async with self._codec:
+                self._encoder = await self._codecs.run(
+                    self._make_encoder, True, self._audio_stream()
+                )
         new_parameters = unit.keyframe and self._parameter_sets.sps != self._copied_sps
         self._copied_sps = self._parameter_sets.sps
         self._encoder.pass_on(cut=new_parameters)
@@ -362,7 +341,8 @@ class Egress:
         return frames
 
     def _begin_without_picture(self) -> bool:
-        if self._encoder is None and not self._beginning:
+        # A locked codec may be making the encoder at this moment.
+        if self._encoder is None and not self._codec.locked():
             self._encoder = self._make_encoder(self._video_listed(), self._audio_stream())
         return self._encoder is not None
 
