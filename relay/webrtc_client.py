@@ -27,7 +27,6 @@ from relay.queues import MediaQueue
 from relay.tasks import run_beside, to_its_end
 from relay.webrtc import aiortc_internals, pacing
 from relay.webrtc.answer_candidates import AnswerCandidates
-from relay.webrtc.audio import SoundLine
 from relay.webrtc.close import close_peer
 from relay.webrtc.frame_ledger import FrameLedger
 from relay.webrtc.ice import IceOptions, check_offer, no_connection, open_peer
@@ -35,6 +34,7 @@ from relay.webrtc.incoming_video import IncomingVideo
 from relay.webrtc.network import NetworkFigures, measure
 from relay.webrtc.outgoing_video import VideoStreamTrack
 from relay.webrtc.pacing import FlightControl
+from relay.webrtc.sound_line import SoundLine
 
 __all__ = ["VideoStreamTrack", "WebRTCClient", "WebRTCOptions"]
 

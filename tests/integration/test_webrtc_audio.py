@@ -14,13 +14,8 @@ from relay.media.audio_decoder import OpusDecoder
 from relay.media.audio_grid import BLOCK_TICKS, SoundBlock
 from relay.queues import MediaQueue
 from relay.sound.placement import ReturnedPacket, SentSound
-from relay.webrtc.audio import (
-    FEED_AFTER_S,
-    MOST_IN_FLIGHT,
-    REORDER_PACKETS,
-    AudioStreamTrack,
-    IncomingAudio,
-)
+from relay.webrtc.incoming_sound import REORDER_PACKETS, IncomingAudio
+from relay.webrtc.outgoing_sound import FEED_AFTER_S, MOST_IN_FLIGHT, AudioStreamTrack
 
 
 class Sender:

@@ -17,7 +17,7 @@ from relay.media.audio_decoder import OpusDecoder
 from relay.media.audio_grid import BLOCK_SAMPLES, BLOCK_TICKS, SoundBlock
 from relay.queues import MediaQueue
 from relay.sound.placement import PlacedSound, ReturnedPacket, SentSound, SoundPlacement
-from relay.webrtc.audio import SoundLine
+from relay.webrtc.sound_line import SoundLine
 from tests.sound_source import tone
 
 QUIET_BLOCKS, BLOCKS = 20, 60

@@ -54,7 +54,7 @@ STRANGERS = ("relay.trickle", "relay.media", "relay.comfystream")
 HOMES = {
     "aiortc": ("relay.webrtc", "relay.webrtc_client", "demo", "bench"),
     "aioice": ("relay.webrtc", "relay.webrtc_client", "demo", "bench"),
-    "av": ("relay.media", "relay.webrtc.outgoing_video", "relay.webrtc.audio", "demo", "bench"),
+    "av": ("relay.media", "relay.webrtc.outgoing_", "demo", "bench"),
     "pydantic": ("relay.config", "relay.api", "demo"),
     "pydantic_settings": ("relay.config",),
     "aiohttp_cors": ("relay.api",),
