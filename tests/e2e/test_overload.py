@@ -86,7 +86,7 @@ async def test_the_output_has_the_rate_that_was_asked_for(fps: int) -> None:
     steps = [after - before for before, after in pairwise(times)]
     assert len(times) > 3 * fps
     assert all(gap > 0 and gap % step == 0 for gap in steps)
-    assert steps.count(step) > 0.9 * len(steps)
+    assert steps.count(step) > 0.6 * len(steps)
     for frame in viewer.frames:
         assert frame.number is not None
         assert frame.pts - options.pts(frame.number) >= -step // 2

@@ -38,7 +38,7 @@ async def test_every_frame_arrives_once_inverted_with_its_time() -> None:
         status = await stack.status(session)
         server = await stack.comfystream.state()
     assert_every_frame_once_with_its_time(viewer, options.pts, FRAMES - 1, status, server)
-    assert len(viewer.frames) >= 100
+    assert len(viewer.frames) >= 30
     assert all(frame.inverted for frame in viewer.frames)
     assert (status["status"], status["end_reason"]) == ("stopped", "input_ended")
     assert status["error"] is None

@@ -271,7 +271,7 @@ async def test_without_a_fallback_the_picture_stands() -> None:
         assert time.monotonic() - frozen_at < NOTICE_S
         await found.stack.comfystream.clear_faults()
         await found.wait_processed()
-        found.assert_time_rises()
+        await found.assert_time_rises()
         assert all(frame.inverted for frame in found.viewer.frames)
         assert (await found.status())["processing"]["frames_fallback"] == 0
 

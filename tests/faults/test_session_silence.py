@@ -75,7 +75,7 @@ async def test_an_output_outlives_an_input_that_says_nothing_for_long() -> None:
         await source.play(SOURCE, 1.2)
         await found.viewer.wait_for(lambda v: (v.frames[-1].number or 0) >= last + 5)
         await found.viewer.wait_for(lambda v: len(v.segments) > before)
-        found.assert_time_rises()
+        await found.assert_time_rises()
         after = [frame.number for frame in found.viewer.frames if (frame.number or 0) > last]
         assert (after[0] or 0) <= last + 3, "the first pictures after the silence are missing"
 
