@@ -55,8 +55,9 @@ class Admission:
         Args:
             sessions: that run, or are about to.
         """
-        limit = self.limit - (MARGIN if self.refusing else 0.0)
-        problem = self._problem(sessions, limit) if self.limit else None
+        if not self.limit or not sessions:
+            return None  # without sessions it is others who take the CPU, and may go on for ever
+        problem = self._problem(sessions, self.limit - (MARGIN if self.refusing else 0.0))
         if problem is None:
             return None
         return BusyError(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ import av
 from aiohttp import web
 
 from demo import barcode
+from demo.segment_writer import SourceChunk
 from relay.api.keys import SESSIONS
 from relay.config.settings import Settings
 from relay.media.access_unit import AccessUnit, DecodedFrame
@@ -217,6 +219,13 @@ async def running_stack(
                     yield Stack(trickle, comfystream, url, http, app[SESSIONS])
             finally:
                 await runner.cleanup()
+
+
+def held_open(chunks: Iterable[SourceChunk], seen: threading.Event) -> Iterator[SourceChunk]:
+    """`chunks`, and no end before `seen`: a server keeps nothing of a channel that was deleted,
+    which a relay without CPU may be seconds behind of."""
+    yield from chunks
+    seen.wait(40)
 
 
 @asynccontextmanager

@@ -49,7 +49,7 @@ async def test_it_measures_one_session(tmp_path: Path) -> None:
     written = json.loads(await asyncio.to_thread(file.read_text))
     (run,) = written["runs"]["A"]
     video, delay = run["video"], run["video"]["delay_ms"]
-    assert video["delivered"] + video["lost"] == video["input_frames"] > 30
+    assert video["delivered"] + video["lost"] == video["input_frames"] > 10
     assert video["verified"] > 0
     assert video["mislabelled"] == video["inverted"] == 0
     assert 0 < delay["p50"] <= delay["p95"] <= delay["p99"] <= delay["p100"]

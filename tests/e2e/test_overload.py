@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from demo.live_publisher import publish_live
-from demo.segment_writer import SourceChunk
 from demo.test_pattern import PatternOptions, generate
 from relay.observe.load_meter import CODEC_WAIT_LIMIT_S, Load
 from relay.session.shedding import PATIENCE_S
-from tests.e2e.stack import Viewer, in_background, running_stack
+from tests.e2e.stack import Viewer, held_open, in_background, running_stack
 
 
 @pytest.mark.timeout(60)
@@ -25,14 +23,9 @@ async def test_wait_keeps_every_frame_of_a_source_that_is_too_fast() -> None:
     viewer = Viewer()
     last_segment_reached = threading.Event()
 
-    def chunks() -> Iterator[SourceChunk]:
-        """The channel stays until its last segment is being read: a server keeps nothing of one
-        that was deleted."""
-        yield from generate(options)
-        last_segment_reached.wait(30)
-
     async with running_stack("--process-ms", "50", decoded_frames_capacity=4) as stack:
-        async with in_background(publish_live(stack.channel("camera"), chunks())):
+        chunks = held_open(generate(options), last_segment_reached)
+        async with in_background(publish_live(stack.channel("camera"), chunks)):
             session = await stack.start("camera", on_overload="wait")
             async with in_background(viewer.watch(stack.channel("camera-processed"))):
                 await viewer.wait_for(lambda v: any((f.number or 0) >= 60 for f in v.frames), 30)

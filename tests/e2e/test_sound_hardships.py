@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +12,7 @@ from demo.live_publisher import publish_live
 from demo.test_pattern import PatternOptions, generate
 from relay.media.access_unit import CLOCK_RATE, AccessUnit
 from relay.media.demuxer import TsDemuxer
-from tests.e2e.stack import INVERT, Viewer, in_background, running_stack
+from tests.e2e.stack import INVERT, Viewer, held_open, in_background, running_stack
 from tests.sound_listener import hear
 from tests.sound_source import interleaved, live_chunks, tone_units
 
@@ -47,13 +48,17 @@ def sounds() -> list[AccessUnit]:
 
 async def relay(viewer: Viewer, **request: Any) -> dict[str, Any]:
     sound = sounds()
+    last = sound[-1].pts
     units = interleaved(pictures(), sound)
     video = next(u.stream for u in units if u.stream.kind == "video")
-    chunks = live_chunks(units, video=video, audio=sound[0].stream)
+    heard = threading.Event()
+    chunks = held_open(live_chunks(units, video=video, audio=sound[0].stream), heard)
     async with running_stack() as stack:
         async with in_background(publish_live(stack.channel("camera"), chunks)) as (source,):
             session = await stack.start("camera", **request)
             async with in_background(viewer.watch(stack.channel("camera-processed"))):
+                await viewer.wait_for(lambda v: bool(v.audio) and v.audio[-1].pts >= last, 40)
+                heard.set()
                 await source
                 await viewer.wait_for(lambda v: v.ended)
         return await stack.status(session)

@@ -87,6 +87,13 @@ def test_nothing_is_known_at_the_start() -> None:
     assert after(steady(Load(cpu=1.0), 0)).refusal(0) is None
 
 
+def test_a_relay_without_sessions_takes_one_however_busy_the_machine_is() -> None:
+    """What strains it is others' work, which nothing here can end."""
+    others = Load(cpu=0.1, loop_lag_s=0.2)
+    assert after(steady(others, 1)).refusal(1) is not None
+    assert after(steady(others, 0)).refusal(0) is None
+
+
 def test_a_refusal_ends_when_there_is_clearly_room() -> None:
     """At the limit it does not come and go."""
     admission = after(steady(Load(cpu=0.85), 8))
