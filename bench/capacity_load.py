@@ -26,7 +26,7 @@ GRACE_S = 1.0
 _KEPT_FRAMES = 1000
 _GOLDEN = 0.6180339887
 """Multiples of it modulo 1 are spread evenly however many there are: sources that have nothing to
-do with each other don't send at the same moment."""
+do with each other don't send at the same moment, nor keyframes within the same one."""
 
 
 @dataclass(slots=True)
@@ -46,12 +46,14 @@ class Delivery:
 class LoadedChannel:
     """One source, the channel that its session writes, and the frames between the two."""
 
-    def __init__(self, number: int, server: TrickleServer, phase_s: float) -> None:
+    def __init__(self, number: int, server: TrickleServer, phase_s: float, ahead: int) -> None:
         self.name = f"live-{number}"
         self.input_url = f"{server.url}{self.name}"
         self.output_url = f"{server.url}{self.name}-processed"
         self.phase_s = phase_s
         """After the beginning of each frame's interval."""
+        self.ahead = ahead
+        """By how many frames of the clip the source is ahead of the first."""
         self.first_output = asyncio.Event()
         self._server = server
         self._input = server.create_channel(self.name)
@@ -167,8 +169,9 @@ class CapacityLoad:
 
     def add(self) -> LoadedChannel:
         """A source more; it begins with the next second."""
-        phase_s = self._made * _GOLDEN % 1 / self._clip.fps
-        channel = LoadedChannel(self._made, self._server, phase_s)
+        spread = self._made * _GOLDEN % 1
+        ahead = int(spread * self._clip.fps)  # of a segment's second
+        channel = LoadedChannel(self._made, self._server, spread / self._clip.fps, ahead)
         self._made += 1
         self.channels.append(channel)
         return channel
@@ -193,12 +196,12 @@ class CapacityLoad:
         began_at, number = loop.time(), 0
         while True:
             interval_at = began_at + number / self._clip.fps
-            frame = self._clip.frame(number)
             for channel in sorted(self.channels, key=lambda one: one.phase_s):
                 late_s = loop.time() - interval_at - channel.phase_s
                 self.late_s = max(self.late_s, late_s)
                 if late_s < 0:
                     await asyncio.sleep(-late_s)
+                frame = self._clip.frame(number + channel.ahead)
                 channel.send(frame.data, frame.pts, starts_segment=frame.starts_segment)
             number += 1
             await asyncio.sleep(began_at + number / self._clip.fps - loop.time())

@@ -6,6 +6,7 @@ nothing, and what is measured is the relay.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -63,7 +64,7 @@ class LoopedClip:
         self._start_pts = options.start_pts
         self._chunks = [chunk.data for chunk in generate(options) if chunk.frame is not None]
         self._stamps = [list(_stamps(data)) for data in self._chunks]
-        self._newest: tuple[int, ClipFrame] | None = None
+        self._newest: OrderedDict[int, ClipFrame] = OrderedDict()
 
     @property
     def bit_rate(self) -> float:
@@ -71,10 +72,13 @@ class LoopedClip:
         return sum(map(len, self._chunks)) * 8 * self.fps / len(self._chunks)
 
     def frame(self, number: int) -> ClipFrame:
-        """Frame `number`; made once for all who ask for it next."""
-        if self._newest is None or self._newest[0] != number:
-            self._newest = number, self._make(number)
-        return self._newest[1]
+        """Frame `number`; made once for all who ask for it within the next two seconds."""
+        frame = self._newest.get(number)
+        if frame is None:
+            frame = self._newest[number] = self._make(number)
+            if len(self._newest) > 2 * self.fps:
+                self._newest.popitem(last=False)
+        return frame
 
     def _make(self, number: int) -> ClipFrame:
         rounds, index = divmod(number, len(self._chunks))

@@ -37,6 +37,7 @@ class Obstacle(StrEnum):
     FRAME_LIMIT = "frame_limit"
     ON_OVERLOAD = "on_overload"
     SERVER_SLOW = "server_slow"
+    RELAY_LATE = "relay_late"
     KEYFRAME_REQUEST = "keyframe_request"
     INPUT_PAUSED = "input_paused"
     LOSS = "loss"

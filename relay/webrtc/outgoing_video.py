@@ -38,6 +38,8 @@ KEYFRAME_UNTIL_RETURN_S = 1.0
 FEED_INTERVAL_S = 1.0
 """A source that pauses is stood in for by its last frame: ComfyStream ends a return track for
 good after 5 s without a frame (unprocessed), and its timestamps drift after a pause."""
+UNREAD_S = 0.005
+"""A loop that is behind finds a frame late whose return lies in the socket: it is read first."""
 
 
 async def _nothing_to_recover() -> None:
@@ -100,7 +102,8 @@ class VideoStreamTrack(MediaStreamTrack):
         self._resting = False
         self._keyframe_wanted = False
         self._last_keyframe_at = float("-inf")
-        self._overload = OverloadRule()
+        self._server_slow = OverloadRule()
+        self._relay_late = OverloadRule()
         self._started = False
 
     def request_keyframe(self) -> None:
@@ -169,28 +172,57 @@ class VideoStreamTrack(MediaStreamTrack):
 
     async def _next_frame(self) -> tuple[SourceFrame, int | None]:
         """A frame to send and its source pts, or the last one again and None."""
+        chosen = None
+        while chosen is None:
+            frame, server_full = await self._frame_for_room()
+            if frame is None:
+                assert self._last is not None
+                return self._last, None
+            chosen = self._chosen(frame, server_full=server_full)
+        if self._last is not None:
+            self._ledger.issuer.observe_interval(chosen.pts - self._last.pts)
+        self._last = chosen
+        return chosen, chosen.pts
+
+    async def _frame_for_room(self) -> tuple[SourceFrame | None, bool]:
+        """The next frame once one more may be under way, or None when it is time to repeat the
+        last one; and whether the server was full."""
         while True:
+            server_full = self._flight.room_in() > 0
             try:
                 async with asyncio.timeout(self._flight.late_in()):
                     await self._flight.wait_for_room()
-                    frame = await self._take_frame()
-                break
+                    return await self._take_frame(), server_full
             except TimeoutError:
-                self._flight.recovered()
-                await self._recover()
-        if frame is None:
-            assert self._last is not None
-            return self._last, None
-        if self._frames.policy is not OverflowPolicy.WAIT and self._overload.should_skip(
-            1 + len(self._frames), self._clock()
+                if self._flight.is_late():
+                    await asyncio.sleep(UNREAD_S)
+                if self._flight.is_late():
+                    self._flight.recovered()
+                    await self._recover()
+
+    def _chosen(self, frame: SourceFrame, *, server_full: bool) -> SourceFrame | None:
+        """`frame`, a newer one that it and others are left out for, or None if it is left out.
+
+        Args:
+            server_full: it had to wait for room.
+        """
+        if self._frames.policy is OverflowPolicy.WAIT:
+            return frame
+        waiting, now = 1 + len(self._frames), self._clock()
+        relay_late = self._relay_late.should_skip(1 if server_full else waiting, now)
+        keyframe_wanted = self._is_keyframe_wanted()
+        if self._copied.leaves_out(
+            frame, now, keyframe_wanted=keyframe_wanted, relay_late=relay_late
         ):
+            self._frames.dropped["relay_late"] += 1
+            return None
+        # Where there was room the relay is late, and to copy them all costs it least.
+        slow = waiting if server_full or not self._copied.copying else 1
+        if self._server_slow.should_skip(slow, now):
             self._frames.skip_to_newest("server_busy")
             self._frames.dropped["server_busy"] += 1
-            frame = self._frames.get_nowait()
-        if self._last is not None:
-            self._ledger.issuer.observe_interval(frame.pts - self._last.pts)
-        self._last = frame
-        return frame, frame.pts
+            return self._frames.get_nowait()
+        return frame
 
     async def _take_frame(self) -> SourceFrame | None:
         """The next frame to send, or None when it is time to repeat the last one."""
@@ -216,7 +248,7 @@ class VideoStreamTrack(MediaStreamTrack):
         if source_pts is None:
             self._copied.interrupt(Obstacle.INPUT_PAUSED)
         elif self._copied.takes(
-            frame, keyframe_wanted=keyframe_wanted, overloaded=self._overload.overloaded
+            frame, keyframe_wanted=keyframe_wanted, overloaded=self._server_slow.overloaded
         ):
             assert isinstance(frame, CodedFrame)
             return self._pass_on(frame)

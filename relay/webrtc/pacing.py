@@ -119,6 +119,11 @@ class FlightControl:
         late_s = (LATE_AFTER * self.pace.usual_s + LATE_AFTER_S) * 2.0**self._recoveries
         return max(0.0, under_way[-1] + late_s - self._clock())
 
+    def is_late(self) -> bool:
+        """Whether the frame sent last is still under way, and that late."""
+        late_in = self.late_in()
+        return late_in is not None and late_in <= 0
+
     def recovered(self) -> None:
         """What may be lost is asked for and sent once more."""
         self._recoveries += 1

@@ -9,7 +9,7 @@ from relay.media.access_unit import AccessUnit, CodedFrame, DecodedFrame
 from relay.media.encoder import H264_STREAM
 from relay.media.picture import black_picture
 from relay.session_config import Coding
-from relay.webrtc.copied_frames import MOST_BYTES, CopiedFrames
+from relay.webrtc.copied_frames import LATE_RELAY_WAITS_S, MOST_BYTES, CopiedFrames
 
 
 async def no_picture() -> DecodedFrame | None:
@@ -33,6 +33,11 @@ class Track:
         self, frame: CodedFrame | DecodedFrame, *, wanted: bool = False, overloaded: bool = False
     ) -> bool:
         return self.copied.takes(frame, keyframe_wanted=wanted, overloaded=overloaded)
+
+    def leaves_out(
+        self, frame: CodedFrame | DecodedFrame, now: float, *, wanted: bool = False, late: bool
+    ) -> bool:
+        return self.copied.leaves_out(frame, now, keyframe_wanted=wanted, relay_late=late)
 
 
 def test_from_a_keyframe_on_one_after_the_other() -> None:
@@ -76,6 +81,32 @@ def test_a_keyframe_of_its_own_answers_a_request() -> None:
     track = Track()
     assert track.takes(coded(1, idr=True), wanted=True)
     assert track.takes(coded(2, idr=True), wanted=True)
+
+
+def test_a_late_relay_waits_for_a_keyframe_instead_of_transcoding() -> None:
+    """What copying can't go on with is left out up to the next keyframe."""
+    track = Track()
+    assert track.takes(coded(1, idr=True))
+    assert not track.leaves_out(coded(2), 0.0, late=True), "it follows"
+    assert track.takes(coded(2))
+    assert not track.leaves_out(coded(3), 0.0, wanted=True, late=False)
+    assert track.leaves_out(coded(3), 0.0, wanted=True, late=True)
+    assert track.leaves_out(coded(4), 0.1, late=True)
+    assert track.switch.reason == "relay_late"
+    assert track.leaves_out(coded(5), 0.2, late=False), "until then, late or not"
+    assert not track.leaves_out(coded(6, idr=True), 0.3, late=False)
+    assert track.takes(coded(6, idr=True))
+
+
+def test_it_does_not_wait_for_long() -> None:
+    """Nor where it is not late, nor for pictures that are decoded anyway."""
+    track = Track()
+    assert not track.leaves_out(coded(1), 0.0, late=False)
+    assert not track.leaves_out(DECODED, 0.0, late=True)
+    assert track.leaves_out(coded(2), 0.1, late=True)
+    assert track.leaves_out(coded(3), 0.1 + LATE_RELAY_WAITS_S, late=True)
+    assert not track.leaves_out(coded(4), 0.2 + LATE_RELAY_WAITS_S, late=True)
+    assert not track.takes(coded(4))
 
 
 def test_auto_does_not_begin_again_at_once() -> None:
