@@ -4,8 +4,10 @@
 
 What it is given is neither put together nor decoded nor encoded, only decrypted, numbered anew and
 encrypted again, so that the relay is what is measured when there are many sessions. Beside that it
-does what a receiver and a sender must: it passes keyframe requests on, keeps what it has sent for
-those who ask again, and returns no delimiter that came alone, as a server that decodes would not.
+does what a receiver and a sender must: it keeps what it has sent for those who ask again, and
+returns no delimiter that came alone, as a server that decodes would not. A keyframe that it is
+asked for, which a server that encodes would make, is the next one that comes where they come
+regularly; elsewhere the request is passed on.
 It knows no prompts; frames are passed through. Prints ``{"event": "listening", "url": ...}``.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -31,8 +34,10 @@ from aiortc import (
 
 HISTORY = 1024
 """Packets that may be asked for again: a second of 30 fps at 8 Mbit/s."""
-_DELIMITER = 9
-"""nal_unit_type of an access unit delimiter (H.264, table 7-1)."""
+_DELIMITER, _IDR, _SPS, _STAP_A, _FU_A = 9, 5, 7, 24, 28
+"""nal_unit_types: H.264, table 7-1, and RFC 6184, 5.2."""
+REGULAR_S = 2.5
+"""Keyframes that come more often than this are waited for when one is wanted."""
 _SHORT_BYTES = 8
 """A payload that is no longer holds a delimiter and nothing else."""
 
@@ -68,10 +73,15 @@ class PacketEcho:
         """From a number that came to the one it went back under; None if it did not."""
         self._sent: dict[int, bytes] = {}
         self._asking: set[asyncio.Future[None]] = set()
+        self._keyframe_timestamp = b""
+        self._keyframe_at = self._next_keyframe_by = -math.inf
+        self._wanted: asyncio.TimerHandle | None = None
 
     async def packet(self, data: bytes, arrival_time_ms: int) -> None:
         """An RTP packet came (RFC 3550, 5.1)."""
         number = int.from_bytes(data[2:4])
+        if _is_keyframe(data) and data[4:8] != self._keyframe_timestamp:
+            self._keyframe_came(data[4:8])
         if number not in self._numbers:
             self._peer_ssrc = int.from_bytes(data[8:12])
             self._place(number, _is_delimiter(data))
@@ -91,7 +101,28 @@ class PacketEcho:
             await self._receiver._send_rtcp_nack(self._peer_ssrc, [missing])
 
     def keyframe(self) -> None:
-        """A keyframe is asked for: only who sends here can make one."""
+        """A keyframe is asked for: only who sends here can make one, if none is due anyway."""
+        if self._wanted is None:
+            loop = asyncio.get_running_loop()
+            self._wanted = loop.call_at(max(loop.time(), self._next_keyframe_by), self._pass_on)
+
+    def close(self) -> None:
+        """Ask for nothing more."""
+        if self._wanted is not None:
+            self._wanted.cancel()
+
+    def _keyframe_came(self, timestamp: bytes) -> None:
+        now = asyncio.get_running_loop().time()
+        interval_s = now - self._keyframe_at
+        self._keyframe_timestamp, self._keyframe_at = timestamp, now
+        if interval_s < REGULAR_S:
+            self._next_keyframe_by = now + 1.25 * interval_s
+        if self._wanted is not None:
+            self._wanted.cancel()
+            self._wanted = None
+
+    def _pass_on(self) -> None:
+        self._wanted = None
         if self._peer_ssrc is not None:
             asking = asyncio.ensure_future(self._receiver._send_rtcp_pli(self._peer_ssrc))
             self._asking.add(asking)
@@ -115,10 +146,25 @@ class PacketEcho:
 
 
 def _is_delimiter(data: bytes) -> bool:
+    start = _payload_start(data)
+    return len(data) - start <= _SHORT_BYTES and data[start] & 0x1F == _DELIMITER
+
+
+def _is_keyframe(data: bytes) -> bool:
+    start = _payload_start(data)
+    kind = data[start] & 0x1F
+    if kind == _FU_A:
+        kind = data[start + 1] & 0x1F
+    elif kind == _STAP_A:
+        kind = data[start + 3] & 0x1F
+    return kind in (_IDR, _SPS)
+
+
+def _payload_start(data: bytes) -> int:
     start = 12 + 4 * (data[0] & 0x0F)
     if data[0] & 0x10:
         start += 4 + 4 * int.from_bytes(data[start + 2 : start + 4])
-    return len(data) - start <= _SHORT_BYTES and data[start] & 0x1F == _DELIMITER
+    return start
 
 
 class EchoServer:
@@ -150,6 +196,7 @@ class EchoServer:
         async def changed() -> None:
             if peer.connectionState in ("failed", "closed"):
                 self._peers.discard(peer)
+                echo.close()
                 await peer.close()
 
         video = peer.addTransceiver(_SilentTrack(), direction="sendrecv")

@@ -51,8 +51,6 @@ class ServerPace:
         """When a frame came back last."""
         self.usual_s = 0.0
         """The median of the last round trips."""
-        self.slow_s = 0.0
-        """A round trip that is slow, but nothing unusual."""
         self.service_s = 0.0
         """One run of the workflow."""
         self.way_s = 0.0
@@ -60,6 +58,11 @@ class ServerPace:
         self._round_trips: deque[float] = deque(maxlen=RECENT_RETURNS)
         self._services: deque[float] = deque(maxlen=SERVICES)
         self._back_at = -math.inf
+
+    @property
+    def slow_s(self) -> float:
+        """A round trip that is slow, but nothing unusual; 0.0 before any."""
+        return percentile(sorted(self.last_round_trips(SLOW_OF)), 95)
 
     def last_round_trips(self, count: int) -> list[float]:
         """The last `count` of them, the oldest first; fewer if there were fewer."""
@@ -99,4 +102,3 @@ class ServerPace:
         self.service_s = max(self._services) if few else median(self._services)
         self.way_s = max(0.0, min(self._round_trips) - self.service_s)
         self.usual_s = median(self.last_round_trips(USUAL_RETURNS))
-        self.slow_s = percentile(sorted(self.last_round_trips(SLOW_OF)), 95)

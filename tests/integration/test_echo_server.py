@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,8 @@ class Scene:
     def __init__(self) -> None:
         self.sent: list[bytes] = []
         self.asked_for: list[int] = []
-        receiver = SimpleNamespace(_send_rtcp_nack=self._nack)
+        self.keyframe_asked_for = asyncio.Event()
+        receiver = SimpleNamespace(_send_rtcp_nack=self._nack, _send_rtcp_pli=self._pli)
         transceiver: Any = SimpleNamespace(receiver=receiver, sender=SimpleNamespace(_ssrc=OWN))
         self.echo = PacketEcho(transceiver, self._send)
 
@@ -31,14 +33,19 @@ class Scene:
     async def _send(self, data: bytes) -> None:
         self.sent.append(data)
 
+    async def _pli(self, ssrc: int) -> None:
+        assert ssrc == PEER
+        self.keyframe_asked_for.set()
+
     async def _nack(self, ssrc: int, numbers: list[int]) -> None:
         assert ssrc == PEER
         self.asked_for += numbers
 
 
 def packet(number: int, ssrc: int, payload: bytes) -> bytes:
-    """RTP with one header extension, as aiortc sends it."""
-    head = b"\x90\xe3" + (number % 0x10000).to_bytes(2) + (90_000).to_bytes(4) + ssrc.to_bytes(4)
+    """RTP with one header extension, as aiortc sends it; each number is a picture."""
+    time = 90_000 + 3000 * number
+    head = b"\x90\xe3" + (number % 0x10000).to_bytes(2) + time.to_bytes(4) + ssrc.to_bytes(4)
     return head + b"\xbe\xde\x00\x01\x10\x30\x00\x00" + payload
 
 
@@ -86,3 +93,31 @@ async def test_what_never_came_is_asked_for() -> None:
     assert scene.asked_for == [4]
     await scene.give(4)
     assert scene.numbers[-1] == 3
+
+
+IDR = b"\x7c\x85 the first piece of a keyframe"
+
+
+async def test_a_keyframe_that_nobody_makes_is_asked_for() -> None:
+    """At once, where none have come regularly."""
+    scene = Scene()
+    await scene.give(1, payload=IDR)
+    await scene.give(2)
+    scene.echo.keyframe()
+    async with asyncio.timeout(5):
+        await scene.keyframe_asked_for.wait()
+
+
+async def test_a_keyframe_that_is_due_is_waited_for() -> None:
+    """And if it does not come, asked for."""
+    scene = Scene()
+    await scene.give(1, payload=IDR)
+    await asyncio.sleep(0.2)
+    await scene.give(2, payload=IDR)
+    scene.echo.keyframe()
+    await scene.give(3, payload=IDR)
+    await asyncio.sleep(0.3)
+    assert not scene.keyframe_asked_for.is_set()
+    scene.echo.keyframe()
+    async with asyncio.timeout(5):
+        await scene.keyframe_asked_for.wait()
