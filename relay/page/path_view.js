@@ -25,10 +25,11 @@ export class PathView {
       const fill = QUEUES.has(name)
         ? element("meter", { min: 0, max: 1, high: 0.5, low: 0.1, optimum: 0, "aria-label": `${title} fill` })
         : null;
+      const heading = element("span", { class: "stage-name", text: title });
       const root = element("li", { class: QUEUES.has(name) ? "stage queue" : "stage", "data-stage": name },
-        element("span", { class: "stage-name", text: title }),
+        heading,
         element("span", { class: "value" }, main, unit), fill, note);
-      this.stages.set(name, { root, main, unit, note, fill });
+      this.stages.set(name, { root, heading, main, unit, note, fill });
       this.root.append(root);
     }
     this.bytes = null;
@@ -50,6 +51,12 @@ export class PathView {
     this.set("output", fps(session.fps_out), "fps", this.outputNote(session, capacity, now));
     const stage = session.diagnosis?.stage;
     for (const [name, { root }] of this.stages) setAttribute(root, "data-blamed", name === stage);
+  }
+
+  /** Which sides pass pictures on as they are. */
+  updateCopying({ ingest, egress }) {
+    setText(this.stages.get("decoder").heading, ingest.copies ? "Copied" : "Decode");
+    setText(this.stages.get("encoder").heading, egress.copies ? "Copied" : "Encode");
   }
 
   outputNote({ output, queue_sizes: sizes }, capacity, now) {

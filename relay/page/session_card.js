@@ -130,6 +130,15 @@ function troubleOf(session) {
   return null;
 }
 
+/** Which side passes pictures on as they are, and if one does not, why. */
+function copyingInWords({ ingest, egress }) {
+  const side = ({ mode, copies, reason }) => {
+    if (mode === "transcode") return "decoded and encoded";
+    return copies ? "copied" : `decoded and encoded (${reason})`;
+  };
+  return `to ComfyStream ${side(ingest)}, from it ${side(egress)}`;
+}
+
 class CardBody {
   constructor(card) {
     this.card = card;
@@ -204,6 +213,10 @@ class CardBody {
   }
 
   updateWhole(status) {
+    if (status.copying) {
+      this.path.updateCopying(status.copying);
+      this.fact("Copying", copyingInWords(status.copying));
+    }
     if (status.warnings?.length) this.fact("Warnings", status.warnings.join(" "));
     if (status.audio) {
       const { mode, codec_in: from, codec_out: to } = status.audio;

@@ -28,6 +28,7 @@ export const DROPS = {
   before_connection: "were old when ComfyStream was connected",
   server_busy: "more than the workflow takes",
   shed: "the relay has too much to do",
+  relay_late: "the relay has too much to do, and waits for a keyframe",
   overflow: "the queue was full",
   output_rate: "more than the output rate wants",
   stopped: "were queued at the end",

@@ -150,6 +150,23 @@ async def test_a_session_from_its_start_to_its_end() -> None:
         assert [s.state.value for s in stack.sessions.list(ended=True)] == ["stopped"]
 
 
+async def test_pictures_that_are_copied() -> None:
+    """Chosen in the form, and the path says which side it is."""
+    async with live_stack() as stack, visiting(stack.relay_url) as visit:
+        page = visit.page
+        await page.get_by_role("button", name="Start one here").click()
+        await page.get_by_label("Input channel").fill(stack.channel("camera"))
+        await page.get_by_text("Size, sound, copying and overload").click()
+        await page.get_by_label("Pictures to ComfyStream").select_option("copy")
+        await page.get_by_role("button", name="Start", exact=True).click()
+        await expect(page.locator("[data-stage=decoder] .stage-name")).to_have_text("Copied")
+        await expect(page.locator("[data-stage=encoder] .stage-name")).to_have_text("Encode")
+        await page.get_by_text("Addresses and settings").click()
+        copying = "to ComfyStream copied, from it decoded and encoded"
+        await expect(page.get_by_text(copying)).to_be_visible()
+        visit.assert_clean()
+
+
 async def test_text_is_read_along() -> None:
     """What the workflow says comes line by line, for as long as somebody wants it."""
     async with live_stack() as stack, visiting(stack.relay_url) as visit:
@@ -172,7 +189,7 @@ async def test_what_is_wrong_stands_at_its_field() -> None:
         await start.click()
         await expect(page.locator("#input_stream_url-fault")).to_contain_text("is missing")
         await page.get_by_label("Input channel").fill("camera")
-        await page.get_by_text("Size, sound and overload").click()
+        await page.get_by_text("Size, sound, copying and overload").click()
         await page.get_by_label("Width").fill("99999")
         await fill_prompts(page, NO_OUTPUT)
         await start.click()
@@ -305,7 +322,7 @@ async def test_on_a_phone_by_keyboard_for_everybody(scheme: str) -> None:
             await page.locator("#start").focus()
             await page.keyboard.press("Space")
             await expect(page.get_by_label("Input channel")).to_be_focused()
-            await page.get_by_text("Size, sound and overload").click()
+            await page.get_by_text("Size, sound, copying and overload").click()
             await assert_good(visit, f"phone-form-{scheme}")
             await page.keyboard.press("Escape")
             await expect(page.locator("#start")).to_be_focused()
