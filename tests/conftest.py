@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+pytest_plugins = ["tests.run_again"]
+
 
 def pytest_collection_finish() -> None:
     """Exempt all that the imports made from collection: each test collects its own left-overs,
