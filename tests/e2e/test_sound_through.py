@@ -24,7 +24,7 @@ SOUND: list[dict[str, Any]] = [
 OPTIONS = PatternOptions(frames=240, plain=True)
 PLACED_WITHIN = 5 * CLOCK_RATE / 1000
 """5 ms: of a beep's onset, found by its level."""
-PROCESSED_LEAST = 75
+PROCESSED_LEAST = 40
 """Blocks of 20 ms, of 400: on a busy machine much of the server's sound comes too late."""
 
 
