@@ -38,8 +38,10 @@ KEYFRAME_UNTIL_RETURN_S = 1.0
 FEED_INTERVAL_S = 1.0
 """A source that pauses is stood in for by its last frame: ComfyStream ends a return track for
 good after 5 s without a frame (unprocessed), and its timestamps drift after a pause."""
-UNREAD_S = 0.005
-"""A loop that is behind finds a frame late whose return lies in the socket: it is read first."""
+UNREAD_TURNS = 4
+"""A loop that is behind finds a frame late whose return lies in the socket: it is read first, which
+takes so many turns from the socket to here. No time: in the server a frame that comes again should
+not meet the next one."""
 
 
 async def _nothing_to_recover() -> None:
@@ -194,8 +196,9 @@ class VideoStreamTrack(MediaStreamTrack):
                     await self._flight.wait_for_room()
                     return await self._take_frame(), server_full
             except TimeoutError:
-                if self._flight.is_late():
-                    await asyncio.sleep(UNREAD_S)
+                for _ in range(UNREAD_TURNS):
+                    if self._flight.is_late():
+                        await asyncio.sleep(0)
                 if self._flight.is_late():
                     self._flight.recovered()
                     await self._recover()

@@ -25,9 +25,6 @@ from relay.webrtc.server_pace import ServerPace
 LATE_AFTER, LATE_AFTER_S, RECOVERIES = 2.0, 0.03, 5
 """A frame is late after so many usual round trips and so much, then after twice that, and so on,
 so often."""
-LATE_INTERVALS, LONGEST_LATE_S = 1.5, 0.06
-"""Not before so many of the source's times from frame to frame, or so much if that is less: the
-next frame shows a loss just as well, and a timer that runs out costs more than one that doesn't."""
 FIRST_FRAMES, SECOND_UNTIL_RETURN_S = 2, 1.0
 """Until the first return the server may be starting, and what it is sent is best let alone: so
 many go at the most, so far apart."""
@@ -78,7 +75,6 @@ class FlightControl:
         self.pace = ServerPace()
         self.audit = LabelAudit(self.pace, give_up, source_interval_s)
         self._limits = limits
-        self._source_interval_s = source_interval_s
         self._under_way = under_way
         self._clock = clock
         self._changed = asyncio.Event()
@@ -120,9 +116,7 @@ class FlightControl:
         under_way = self._under_way()
         if not under_way or not self.pace.known or self._recoveries >= RECOVERIES:
             return None
-        at_least_s = min(LATE_INTERVALS * self._source_interval_s(), LONGEST_LATE_S)
-        late_s = max(LATE_AFTER * self.pace.usual_s + LATE_AFTER_S, at_least_s)
-        late_s *= 2.0**self._recoveries
+        late_s = (LATE_AFTER * self.pace.usual_s + LATE_AFTER_S) * 2.0**self._recoveries
         return max(0.0, under_way[-1] + late_s - self._clock())
 
     def is_late(self) -> bool:
