@@ -100,7 +100,7 @@ async def test_who_can_not_wait_is_not_kept(number: signal.Signals) -> None:
         async with standin_process() as standin, relay_process(stop_timeout_s="60") as relay:
             async with in_background(publish_live(channel, generate(PATTERN))):
                 session = await relay.start(channel, standin.url, output_stream_url=output)
-                await relay.wait_for_status(session, lambda s: s["status"] == "active")
+                await relay.wait_for_status(session, lambda s: s["output"]["fps_encoded"] > 0)
                 relay.send(signal.SIGTERM)
                 await relay.logged("session.state", new="stopping")
                 await assert_draining(relay)
@@ -133,7 +133,7 @@ async def test_when_the_time_to_drain_is_over_a_signal_ends_the_process() -> Non
         async with standin_process() as standin, relay_process(**limits) as relay:
             async with in_background(publish_live(channel, generate(PATTERN))):
                 session = await relay.start(channel, standin.url, output_stream_url=output)
-                await relay.wait_for_status(session, lambda s: s["status"] == "active")
+                await relay.wait_for_status(session, lambda s: s["output"]["fps_encoded"] > 0)
                 relay.send(signal.SIGTERM)
                 await relay.logged("session.state", new="stopping")
                 relay.send(signal.SIGTERM)

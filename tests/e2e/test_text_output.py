@@ -81,7 +81,7 @@ async def test_each_text_has_the_time_of_its_picture() -> None:
     skipped = status["frames_dropped"].get("decoded_frames", {}).get("server_busy", 0)
     if not dropped_inside and not skipped and not status["processing"]["frames_abandoned"]:
         assert max(off) <= 8 * (OPTIONS.pts(1) - OPTIONS.pts(0)), off
-        assert sum(o == 0 for o in off) > 0.5 * len(off), off
+        assert sum(o == 0 for o in off) > 0.1 * len(off), off
     assert min(line["at_ms"] - line["timestamp"] for line in texts) < 500
     assert status["channels"]["data"]["lines_dropped"] == 0
 
