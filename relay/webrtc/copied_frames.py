@@ -42,12 +42,13 @@ class CopiedFrames:
         """Whether `frame`, which would have to be decoded and encoded, is not sent at all.
 
         Args:
+            keyframe_wanted: so copying can't go on with a picture that is none.
             relay_late: frames wait though the server would take them.
         """
         if not isinstance(frame, CodedFrame) or frame.unit.keyframe:
             self._waits_since = None
             return False
-        if frame.unit.number - 1 == self._last_number and not (keyframe_wanted and relay_late):
+        if frame.unit.number - 1 == self._last_number and not keyframe_wanted:
             self._waits_since = None
             return False
         if self._waits_since is None and relay_late:

@@ -190,10 +190,9 @@ class VideoStreamTrack(MediaStreamTrack):
         """The next frame once one more may be under way, or None when it is time to repeat the
         last one; and whether the server was full."""
         while True:
-            server_full = self._flight.room_in() > 0
             try:
                 async with asyncio.timeout(self._flight.late_in()):
-                    await self._flight.wait_for_room()
+                    server_full = await self._flight.wait_for_room()
                     return await self._take_frame(), server_full
             except TimeoutError:
                 for _ in range(UNREAD_TURNS):
@@ -213,7 +212,7 @@ class VideoStreamTrack(MediaStreamTrack):
             return frame
         waiting, now = 1 + len(self._frames), self._clock()
         relay_late = self._relay_late.should_skip(1 if server_full else waiting, now)
-        keyframe_wanted = self._is_keyframe_wanted()
+        keyframe_wanted = relay_late and self._is_keyframe_wanted()
         if self._copied.leaves_out(
             frame, now, keyframe_wanted=keyframe_wanted, relay_late=relay_late
         ):

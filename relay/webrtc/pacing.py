@@ -81,15 +81,22 @@ class FlightControl:
         self._recoveries = 0
         """Since a frame was sent last."""
 
-    async def wait_for_room(self) -> None:
-        """Return when one more frame may be sent. A cancel leaves nothing behind."""
+    async def wait_for_room(self) -> bool:
+        """Return when one more frame may be sent. A cancel leaves nothing behind.
+
+        Returns:
+            Whether there was none at first.
+        """
+        waited = False
         while (wait_s := self.room_in()) > 0:
+            waited = True
             self._changed.clear()
             try:
                 async with asyncio.timeout(None if math.isinf(wait_s) else wait_s):
                     await self._changed.wait()
             except TimeoutError:
                 pass
+        return waited
 
     async def wait_for_return(self) -> None:
         """Return when the next frame comes back or is given up."""
