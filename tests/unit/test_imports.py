@@ -35,6 +35,7 @@ LEVELS = {
     "relay.build": 0,
     "relay.config": 0,
     "relay.cores": 0,
+    "relay.deadline": 0,
     "relay.errors": 0,
     "relay.host_rules": 0,
     "relay.http_body": 0,
