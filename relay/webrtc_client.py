@@ -34,6 +34,7 @@ from relay.webrtc.incoming_video import IncomingVideo
 from relay.webrtc.network import NetworkFigures, measure
 from relay.webrtc.outgoing_video import VideoStreamTrack
 from relay.webrtc.pacing import FlightControl
+from relay.webrtc.rtp_sender import RtpVideoSender
 from relay.webrtc.sound_line import SoundLine
 
 __all__ = ["VideoStreamTrack", "WebRTCClient", "WebRTCOptions"]
@@ -69,6 +70,8 @@ class WebRTCOptions:
     """What we ask the server's encoder for, bits per second."""
     announce_next_frame: bool = True
     release_on_marker: bool = True
+    udp_bursts: bool = True
+    """Whether a picture's packets are handed to the kernel together; see `udp_burst`."""
 
 
 class WebRTCClient:
@@ -117,7 +120,7 @@ class WebRTCClient:
         """The server's control channel, from `connect` on."""
         self._peer: RTCPeerConnection | None = None
         self._outgoing: VideoStreamTrack | None = None
-        self._sender: RTCRtpSender | None = None
+        self._sender: RtpVideoSender | None = None
         self._incoming: IncomingVideo | None = None
         self._sound = SoundLine(sound, codecs) if sound is not None else None
         self._state_changed = asyncio.Event()
@@ -158,10 +161,15 @@ class WebRTCClient:
             self._flight,
             copying=self._copying,
             recover=self._recover,
-            announce_next=self._options.announce_next_frame,
         )
         transceiver = peer.addTransceiver(self._outgoing, direction="sendrecv")
-        self._sender = transceiver.sender
+        self._sender = RtpVideoSender(
+            transceiver.sender,
+            self._outgoing.next_unit,
+            self._outgoing.stop,
+            announced=self._upcoming_stamp if self._options.announce_next_frame else None,
+            bursts=self._options.udp_bursts,
+        )
         transceiver.setCodecPreferences(
             [c for c in RTCRtpSender.getCapabilities("video").codecs if c.mimeType == "video/H264"]
         )
@@ -200,6 +208,7 @@ class WebRTCClient:
         except TimeoutError:
             raise no_connection(self._options.ice) from None
         self._connected_at = time.monotonic()
+        self._incoming.begin()
         if self._sound is not None:
             self._sound.begin()
 
@@ -288,6 +297,9 @@ class WebRTCClient:
             await close_peer(peer)
         if self._outgoing is not None:
             self._outgoing.close_encoder()
+
+    def _upcoming_stamp(self) -> int:
+        return self.ledger.issuer.upcoming
 
     def _open_control(self, peer: RTCPeerConnection) -> ControlClient:
         channel = peer.createDataChannel("control")
@@ -392,7 +404,7 @@ class WebRTCClient:
         self._incoming.ask_for_tail()
         frames = self.ledger.identifier.in_flight + self._options.announce_next_frame
         with contextlib.suppress(ConnectionError):  # the connection ends, which others notice
-            await aiortc_internals.send_again(self._sender, frames)
+            self._sender.send_again(frames)
 
     async def _limit_bitrate(self) -> None:
         """Tell the server's encoder its rate with the first packet: it starts at 1 Mbit/s and

@@ -94,6 +94,9 @@ class AccessUnitAssembler:
             Whether the sender should be asked for a keyframe, and None: units leave through
             `on_unit`.
         """
+        if packet.sequence_number == self._next and not self._held:
+            self._take(packet)
+            return False, None
         if self._next is None:
             self._next = packet.sequence_number
         ahead = (packet.sequence_number - self._next) % SEQUENCE_MODULUS
@@ -161,21 +164,22 @@ class AccessUnitAssembler:
 
     def _drain(self) -> None:
         assert self._next is not None
-        progressed = False
         while (packet := self._held.pop(self._next, None)) is not None:
-            progressed = True
-            self._next = (self._next + 1) % SEQUENCE_MODULUS
-            if self._parts and packet.timestamp != self._parts_timestamp:
-                self._release()
-            if packet.timestamp == self._spoilt_timestamp:
-                continue
-            self._spoilt_timestamp = None
-            self._parts.append(packet._data)
-            self._parts_timestamp = packet.timestamp
-            if packet.marker and self._release_on_marker:
-                self._release()
-        if progressed:
-            self._gap_since = None
+            self._take(packet)
+
+    def _take(self, packet: RtpPacketLike) -> None:
+        """`packet` is the next one."""
+        self._next = (packet.sequence_number + 1) % SEQUENCE_MODULUS
+        self._gap_since = None
+        if self._parts and packet.timestamp != self._parts_timestamp:
+            self._release()
+        if packet.timestamp == self._spoilt_timestamp:
+            return
+        self._spoilt_timestamp = None
+        self._parts.append(packet._data)
+        self._parts_timestamp = packet.timestamp
+        if packet.marker and self._release_on_marker:
+            self._release()
 
     def _release(self) -> None:
         data = b"".join(self._parts)

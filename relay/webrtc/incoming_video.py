@@ -22,6 +22,7 @@ from relay.webrtc import aiortc_internals
 from relay.webrtc.assembly import AccessUnitAssembler, AssembledUnit
 from relay.webrtc.frame_ledger import FrameLedger
 from relay.webrtc.pacing import FlightControl
+from relay.webrtc.rtp_receiver import RtpVideoReceiver
 
 _connections = itertools.count()
 _UNITS_OF_A_CONNECTION = 1 << 32
@@ -55,6 +56,7 @@ class IncomingVideo:
         self._on_unit = on_unit
         self._clock = clock
         self._receiver: RTCRtpReceiver | None = None
+        self._packets: RtpVideoReceiver | None = None
         self._last_pts = 0
         self._number = next(_connections) * _UNITS_OF_A_CONNECTION
         self._feedback: set[asyncio.Task[None]] = set()
@@ -65,8 +67,12 @@ class IncomingVideo:
     def attach(self, receiver: RTCRtpReceiver) -> None:
         """Take over `receiver`'s packets; before the connection is up."""
         self._receiver = receiver
-        aiortc_internals.replace_jitter_buffer(receiver, self._assembler)
-        aiortc_internals.disable_bandwidth_estimator(receiver)
+        self._packets = RtpVideoReceiver(receiver, self._assembler, self._in_background)
+
+    def begin(self) -> None:
+        """The connection is up."""
+        if self._packets is not None:
+            self._packets.begin()
 
     async def request_keyframe(self) -> None:
         """Ask the server for an IDR; it comes with its next frame."""

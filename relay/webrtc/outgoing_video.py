@@ -1,4 +1,4 @@
-"""Frames to the encoded packets that aiortc sends; those that come coded are sent so if they can.
+"""Frames to the access units that are sent; those that come coded are sent so if they can.
 
 A frame leaves when there is room on the way (`pacing`), under a stamp that tells which it is when
 it comes back (`media.timeline`).
@@ -28,8 +28,6 @@ from relay.webrtc.frame_ledger import FrameLedger
 from relay.webrtc.overload import OverloadRule
 from relay.webrtc.pacing import FlightControl
 
-ACCESS_UNIT_DELIMITER = b"\x00\x00\x00\x01\x09\xf0"
-"""H.264 7.3.2.4 with primary_pic_type 7: any slice type."""
 KEYFRAME_INTERVAL_S = 0.25
 """Keyframe requests are answered at most this often: a peer that can't decode asks with every
 frame (119 PLIs in 121 frames, measured), and one IDR costs ten ordinary frames."""
@@ -49,10 +47,11 @@ async def _nothing_to_recover() -> None:
 
 
 class VideoStreamTrack(MediaStreamTrack):
-    """The outgoing track: takes decoded frames from a queue, gives aiortc encoded packets.
+    """The outgoing track: takes frames from a queue, gives access units to a `RtpVideoSender`, or
+    as packets to aiortc's own.
 
-    aiortc calls `recv` once the connection is up; anything but a clean end would kill its sender
-    for good without a word, so `recv` raises MediaStreamError only, when the queue has ended or
+    It is asked once the connection is up; anything but a clean end would kill aiortc's sender
+    for good without a word, so it raises MediaStreamError only, when the queue has ended or
     the encoder has failed (`failure` then says why).
 
     Args:
@@ -63,8 +62,6 @@ class VideoStreamTrack(MediaStreamTrack):
         flight: how many frames may be under way.
         copying: whether frames that come coded are sent as they are.
         recover: called when a frame is late and no other follows that would show a loss.
-        announce_next: send the next frame's access unit delimiter right behind each frame, so
-            that a receiver which waits for the next timestamp releases this one at once.
     """
 
     kind = "video"
@@ -79,7 +76,6 @@ class VideoStreamTrack(MediaStreamTrack):
         *,
         copying: CopySwitch | None = None,
         recover: Callable[[], Awaitable[object]] = _nothing_to_recover,
-        announce_next: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
@@ -94,11 +90,9 @@ class VideoStreamTrack(MediaStreamTrack):
         self._ledger = ledger
         self._flight = flight
         self._recover = recover
-        self._announce_next = announce_next
         self._clock = clock
         self._copied = CopiedFrames(copying or CopySwitch(Coding.TRANSCODE))
         self._encoder: VideoEncoder | None = None
-        self._announcement: av.Packet[Any] | None = None
         self._last: SourceFrame | None = None
         self._paused = False
         self._resting = False
@@ -126,14 +120,19 @@ class VideoStreamTrack(MediaStreamTrack):
         self._paused = self._resting = False
 
     async def recv(self) -> av.Packet[Any]:
-        """The next packet: an access unit, or the delimiter that announces the next one.
+        """As `next_unit`, for aiortc's own sender."""
+        unit = await self.next_unit()
+        packet: av.Packet[Any] = av.Packet(unit.data)
+        packet.pts = packet.dts = unit.pts
+        packet.time_base = TIME_BASE
+        return packet
+
+    async def next_unit(self) -> AccessUnit:
+        """The next frame, coded, under its stamp.
 
         Raises:
             MediaStreamError: the source has ended or encoding failed.
         """
-        if self._announcement is not None:
-            announcement, self._announcement = self._announcement, None
-            return announcement
         if self.readyState != "live":
             raise MediaStreamError
         if not self._started:
@@ -144,7 +143,7 @@ class VideoStreamTrack(MediaStreamTrack):
             while True:
                 unit = await self._coded(*await self._next_frame())
                 if unit is not None:
-                    return self._packet(unit)
+                    return unit
         except QueueClosed:
             raise MediaStreamError from None
         except asyncio.CancelledError:
@@ -302,19 +301,7 @@ class VideoStreamTrack(MediaStreamTrack):
             self.first_sent.set()
         self._flight.sent()
 
-    def _packet(self, unit: AccessUnit) -> av.Packet[Any]:
-        if self._announce_next:
-            self._announcement = _av_packet(ACCESS_UNIT_DELIMITER, self._ledger.issuer.upcoming)
-        return _av_packet(unit.data, unit.pts)
-
     def _is_keyframe_wanted(self) -> bool:
         since_last = self._clock() - self._last_keyframe_at
         unanswered = self._ledger.returned.total == 0 and since_last > KEYFRAME_UNTIL_RETURN_S
         return unanswered or (self._keyframe_wanted and since_last >= KEYFRAME_INTERVAL_S)
-
-
-def _av_packet(data: bytes, stamp: int) -> av.Packet[Any]:
-    packet = av.Packet(data)
-    packet.pts = packet.dts = stamp
-    packet.time_base = TIME_BASE
-    return packet

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from aioice.ice import StunProtocol
 
+from relay.webrtc.udp_burst import UdpBurst
+
 
 class LossyUdp:
     """What is lost, both ways; may be changed while media flows.
@@ -44,10 +46,11 @@ class LossyUdp:
 def lossy_udp() -> Iterator[LossyUdp]:
     """Every connection made meanwhile goes through it."""
     way = LossyUdp()
-    receive, send, send_stun = (
+    receive, send, send_stun, send_burst = (
         StunProtocol.datagram_received,
         StunProtocol.send_data,
         StunProtocol.send_stun,
+        UdpBurst.send,
     )
 
     def lossy_receive(self: StunProtocol, data: bytes, address: Any) -> None:
@@ -62,7 +65,11 @@ def lossy_udp() -> Iterator[LossyUdp]:
         if not way.loses():
             send_stun(self, message, address)
 
+    def lossy_burst(self: UdpBurst, transport: Any, packets: list[bytes], address: Any) -> None:
+        send_burst(self, transport, [one for one in packets if not way.loses(one)], address)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UdpBurst, "send", lossy_burst)
         patch.setattr(StunProtocol, "datagram_received", lossy_receive)
         patch.setattr(StunProtocol, "send_data", lossy_send)
         patch.setattr(StunProtocol, "send_stun", lossy_send_stun)

@@ -52,7 +52,6 @@ class Line:
             self.flight,
             copying=CopySwitch(Coding.COPY),
             recover=self._recover,
-            announce_next=False,
             clock=loop.time,
         )
         self._clock = loop.time
