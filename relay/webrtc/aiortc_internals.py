@@ -22,6 +22,7 @@ import pylibsrtp
 from aiortc import RTCDtlsTransport, RTCIceTransport, RTCRtpReceiver, RTCRtpSender
 from aiortc.clock import current_datetime, current_ntp_time
 from aiortc.codecs import is_rtx
+from aiortc.rtcdtlstransport import State
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtp import (
     RTCP_PSFB_APP,
@@ -64,7 +65,7 @@ def take_packets(receiver: RTCRtpReceiver, take: Callable[[bytes], None]) -> Non
             and data[0] >> 6 == 2
             and data[1] & 0x7F in payload_types
             and int.from_bytes(data[8:12]) in known_streams
-            and transport.state == "connected"
+            and _get(transport, "_state") is State.CONNECTED
         ):
             with contextlib.suppress(pylibsrtp.Error):  # not the peer's, or a repetition
                 take(decrypt(data))
@@ -177,7 +178,7 @@ def way_out(transport: RTCDtlsTransport) -> tuple[asyncio.DatagramTransport, tup
         ConnectionError: the connection is not up.
     """
     pair = _get(_get(transport.transport, "_connection"), "_nominated").get(1)
-    if pair is None or transport.state != "connected":
+    if pair is None or _get(transport, "_state") is not State.CONNECTED:
         raise ConnectionError("the connection is not up")
     return pair.protocol.transport, pair.remote_addr
 

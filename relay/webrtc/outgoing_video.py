@@ -17,6 +17,7 @@ from aiortc.mediastreams import MediaStreamError
 
 from relay.codec_executor import CodecExecutor
 from relay.copy_switch import CopySwitch, Obstacle
+from relay.deadline import Deadline
 from relay.media import h264
 from relay.media.access_unit import TIME_BASE, AccessUnit, CodedFrame, DecodedFrame, SourceFrame
 from relay.media.encoder import VideoEncoder
@@ -101,6 +102,7 @@ class VideoStreamTrack(MediaStreamTrack):
         self._server_slow = OverloadRule()
         self._relay_late = OverloadRule()
         self._started = False
+        self._late, self._feeding = Deadline(), Deadline()
 
     def request_keyframe(self) -> None:
         """The peer can't decode (PLI or FIR): make the next frame an IDR, rate-limited."""
@@ -164,6 +166,8 @@ class VideoStreamTrack(MediaStreamTrack):
         """End the track; aiortc calls it when the connection closes. Idempotent."""
         super().stop()
         self.ended.set()
+        self._late.close()
+        self._feeding.close()
 
     def close_encoder(self) -> None:
         """Free the encoder, once aiortc has stopped calling `recv`."""
@@ -190,7 +194,7 @@ class VideoStreamTrack(MediaStreamTrack):
         last one; and whether the server was full."""
         while True:
             try:
-                async with asyncio.timeout(self._flight.late_in()):
+                with self._late.within(self._flight.late_in()):
                     server_full = await self._flight.wait_for_room()
                     return await self._take_frame(), server_full
             except TimeoutError:
@@ -231,7 +235,7 @@ class VideoStreamTrack(MediaStreamTrack):
         while True:
             feeds = self._last is not None and not self._resting
             try:
-                async with asyncio.timeout(max(0.0, feed_at - self._clock()) if feeds else None):
+                with self._feeding.within(feed_at - self._clock() if feeds else None):
                     frame = await self._frames.get()
             except TimeoutError:
                 if self._resting:
