@@ -35,8 +35,14 @@ def nal_positions(data: bytes) -> Iterator[tuple[int, int]]:
     end = len(data) - 3
     while 0 <= position < end:
         header = position + 3
-        yield (position - 1 if position and data[position - 1] == 0 else position), header
+        yield nal_start(data, position), header
         position = data.find(SHORT_START_CODE, header)
+
+
+def nal_start(data: bytes, position: int) -> int:
+    """Where the NAL unit begins whose short start code is at `position`: at the zero byte in front
+    of that, if there is one."""
+    return position - 1 if position and data[position - 1] == 0 else position
 
 
 def split_at(data: bytes, cuts: list[int]) -> list[bytes]:

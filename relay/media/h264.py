@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-from relay.media.annexb import SHORT_START_CODE, START_CODE, UnitScan, nal_positions, split_at
+from relay.media.annexb import (
+    SHORT_START_CODE,
+    START_CODE,
+    UnitScan,
+    nal_positions,
+    nal_start,
+    split_at,
+)
 from relay.media.bits import BitReader, EndOfBits, unescape_rbsp
 from relay.media.h264_sps import SequenceParameters
 
@@ -49,8 +56,11 @@ class Nal(NamedTuple):
     type: int
 
 
-# Plain ints in frozensets: an IntEnum member costs a Python call each time it is compared.
-_CODED_SLICES = frozenset({1, 2, 5})
+# Plain ints: an IntEnum member costs a Python call each time it is looked up or hashed. What is
+# asked of every picture finds its NAL units itself, since a `Nal` of each costs more than the rest.
+_IDR_SLICE = 5
+_DELIMITER = 9
+_CODED_SLICES = frozenset({1, 2, _IDR_SLICE})
 _BEGINS_ACCESS_UNIT = frozenset({6, 7, 8, 9})
 """What can't follow the last slice of a picture without beginning the next one (7.4.1.2.3)."""
 
@@ -75,48 +85,50 @@ def scan(data: bytes) -> UnitScan:
     slices (Baseline and Extended tools that no encoder for TS uses) would be cut too often. The
     two fields of a pair are two access units here; `field_of` lets the caller join them.
     """
-    result = UnitScan(continues=True)
+    cuts: list[int] = []
+    picture = keyframe = parameters = False
+    continues = first = True
     boundary = -1
-    first = True
-    for start, header in nal_positions(data):
+    end = len(data)
+    position = data.find(SHORT_START_CODE)
+    while 0 <= position < end - 3:
+        header = position + 3
         kind = data[header] & 0x1F
         if kind in _CODED_SLICES:
-            begins = header + 1 < len(data) and data[header + 1] >= 0x80  # ue(0) is one 1 bit
+            begins = header + 1 < end and data[header + 1] >= 0x80  # ue(0) is one 1 bit
             if first:
-                result.continues = not begins
-            if not result.has_slice:
-                result.has_slice = True
-                result.keyframe = result.keyframe or kind == 5
+                continues = not begins
+            if not picture:
+                picture = True
+                keyframe = keyframe or kind == _IDR_SLICE
             elif boundary >= 0:
-                result.cuts.append(boundary)
+                cuts.append(boundary)
             elif begins:
-                result.cuts.append(start)
+                cuts.append(nal_start(data, position))
             boundary = -1
         elif kind in _BEGINS_ACCESS_UNIT:
             if first:
-                result.continues = False
+                continues = False
             if boundary < 0:
-                boundary = start
-            if kind != 9 and not result.has_slice:
-                result.parameters = True
-                if kind == 6 and _has_recovery_point(nal_bytes(data, Nal(start, header, kind))):
-                    result.keyframe = True
+                boundary = nal_start(data, position)
+            if kind != _DELIMITER and not picture:
+                parameters = True
+                if kind == 6 and _has_recovery_point(nal_bytes(data, Nal(position, header, kind))):
+                    keyframe = True
         first = False
-    result.keyframe = result.keyframe and result.has_slice
-    return result
+        position = data.find(SHORT_START_CODE, header)
+    return UnitScan(cuts, picture, keyframe and picture, continues, parameters)
 
 
 def has_slice(data: bytes) -> bool:
     """Whether there is a coded slice in it: an access unit without one shows nothing."""
-    return any(nal.type in _CODED_SLICES for nal in nal_units(data))
+    return _first_slice(data) >= 0
 
 
 def is_idr(data: bytes) -> bool:
     """Whether it is an IDR picture: decoding can start here with nothing before."""
-    for nal in nal_units(data):
-        if nal.type in _CODED_SLICES:
-            return nal.type == NalType.IDR_SLICE
-    return False
+    header = _first_slice(data)
+    return header >= 0 and data[header] & 0x1F == _IDR_SLICE
 
 
 def is_keyframe(data: bytes) -> bool:
@@ -150,8 +162,8 @@ def find_sps(data: bytes) -> bytes | None:
 
 def starts_with_delimiter(data: bytes) -> bool:
     """Whether the first NAL unit is an access unit delimiter."""
-    first = next(nal_units(data), None)
-    return first is not None and first.type == NalType.DELIMITER
+    position = data.find(SHORT_START_CODE)
+    return 0 <= position < len(data) - 3 and data[position + 3] & 0x1F == _DELIMITER
 
 
 def with_delimiter(data: bytes) -> bytes:
@@ -161,9 +173,12 @@ def with_delimiter(data: bytes) -> bytes:
 
 def without_delimiter(data: bytes) -> bytes:
     """The access unit without delimiters in front, for carriers that don't want them (RTP)."""
-    for nal in nal_units(data):
-        if nal.type != NalType.DELIMITER:
-            return data[nal.start :] if nal.start else data
+    position = data.find(SHORT_START_CODE)
+    while 0 <= position < len(data) - 3:
+        if data[position + 3] & 0x1F != _DELIMITER:
+            start = nal_start(data, position)
+            return data[start:] if start else data
+        position = data.find(SHORT_START_CODE, position + 3)
     return data
 
 
@@ -210,6 +225,16 @@ def field_of(data: bytes, sps: SequenceParameters) -> Field | None:
             pass
         return None
     return None
+
+
+def _first_slice(data: bytes) -> int:
+    """Where the header of the first coded slice is; -1 if there is none."""
+    position = data.find(SHORT_START_CODE)
+    while 0 <= position < len(data) - 3:
+        if data[position + 3] & 0x1F in _CODED_SLICES:
+            return position + 3
+        position = data.find(SHORT_START_CODE, position + 3)
+    return -1
 
 
 def _has_recovery_point(sei: bytes) -> bool:

@@ -53,6 +53,25 @@ def test_tells_idr_slice_and_recovery_point_apart() -> None:
     assert not h264.has_parameter_sets(picture())
 
 
+@given(
+    st.lists(
+        st.sampled_from([b"\x00", b"\x00\x00\x01", b"\x09", b"\x41", b"\x65", b"\x67", b"\x80"]),
+        max_size=12,
+    )
+)
+def test_what_is_asked_of_each_picture_agrees_with_its_nal_units(parts: list[bytes]) -> None:
+    """Start codes in any place, cut off ones too: each answer as the list of NAL units has it."""
+    data = b"".join(parts)
+    nals = list(h264.nal_units(data))
+    slices = [nal for nal in nals if nal.type in (1, 2, 5)]
+    assert h264.has_slice(data) == bool(slices)
+    assert h264.scan(data).has_slice == bool(slices)
+    assert h264.is_idr(data) == (bool(slices) and slices[0].type == 5)
+    assert h264.starts_with_delimiter(data) == (bool(nals) and nals[0].type == 9)
+    kept = [nal for nal in nals if nal.type != 9]
+    assert h264.without_delimiter(data) == (data[kept[0].start :] if kept else data)
+
+
 def test_recovery_point_behind_other_messages_in_one_nal_unit_is_found() -> None:
     """The message may come after a long one whose size takes several bytes."""
     long_message = b"\x05\xff\x02" + b"x" * 257
