@@ -11,6 +11,7 @@ from typing import Final
 
 from relay.media import h264, hevc
 from relay.media.access_unit import CLOCK_RATE, PTS_MODULUS, AccessUnit, ElementaryStream, MediaKind
+from relay.media.packetizer import MOST_COUNTED_BYTES, Packetizer
 from relay.media.pes import PACKET_BYTES
 from relay.media.psi import NULL_PID, PAT_PID, build_pat, build_pmt
 
@@ -35,9 +36,15 @@ _PES_HEADER_STREAM_TYPES = frozenset({0x03, 0x04, 0x0F, 0x11, 0x1C, 0x2D, 0x2E})
 """Audio that has a stream_id of its own (table 2-22); all other audio is private_stream_1."""
 _VIDEO_STREAM_ID, _AUDIO_STREAM_ID, _PRIVATE_STREAM_1 = 0xE0, 0xC0, 0xBD
 
-_PAYLOAD = PACKET_BYTES - 4
-_STUFFING = b"\xff" * PACKET_BYTES
-NULL_PACKET: Final = bytes((0x47, NULL_PID >> 8, NULL_PID & 0xFF, 0x10)) + _STUFFING[:_PAYLOAD]
+_RANDOM_ACCESS, _NEW_TIME_LINE, _HAS_CLOCK = 0x40, 0x80, 0x10
+"""Flags of an adaptation field (2.4.3.4)."""
+_CLOCK_FIELD = struct.Struct(">BBIH")
+"""An adaptation field's length and flags, and its PCR (2.4.3.5)."""
+_PTS_HEADER, _PTS_DTS_HEADER = struct.Struct(">IHHBBHH"), struct.Struct(">IHHBBHHBHH")
+"""Of a PES packet (2.4.3.6): start code and stream_id, length, flags, timestamps' bytes, those."""
+
+_NULL_HEADER = bytes((0x47, NULL_PID >> 8, NULL_PID & 0xFF, 0x10))
+NULL_PACKET: Final = _NULL_HEADER.ljust(PACKET_BYTES, b"\xff")
 """Says nothing, to everybody (2.4.1)."""
 
 
@@ -64,12 +71,8 @@ class TsMuxer:
         self._video = video
         self._audio = audio
         self._version = 0
-        self._tables = b""
-        self._continuity = {PAT_PID: 0, PMT_PID: 0, VIDEO_PID: 0, AUDIO_PID: 0}
-        self._packet_headers = {
-            pid: tuple(bytes((0x47, pid >> 8, pid & 0xFF, 0x10 | n)) for n in range(16))
-            for pid in (VIDEO_PID, AUDIO_PID)
-        }
+        self._pat, self._pmt = Packetizer(PAT_PID), Packetizer(PMT_PID)
+        self._video_packets, self._audio_packets = Packetizer(VIDEO_PID), Packetizer(AUDIO_PID)
         self._last_clock_dts: int | None = None
 
     @property
@@ -90,7 +93,7 @@ class TsMuxer:
             streams.append((AUDIO_PID, self._audio))
         pmt = build_pmt(PROGRAM_NUMBER, pcr_pid, streams, self._version)
         pat = build_pat(1, {PROGRAM_NUMBER: PMT_PID})
-        return self._section_packets(PAT_PID, pat) + self._section_packets(PMT_PID, pmt)
+        return self._pat.section(pat) + self._pmt.section(pmt)
 
     def set_streams(self, video: ElementaryStream | None, audio: ElementaryStream | None) -> bytes:
         """Announce other streams from here on.
@@ -111,39 +114,39 @@ class TsMuxer:
     def mux(self, unit: AccessUnit) -> bytes:
         """The transport packets of one access unit, tables in front if its stream is a new one."""
         tables = b""
-        data = unit.data
-        if unit.stream.kind is MediaKind.VIDEO:
-            if unit.stream != self._video:
-                tables = self.set_streams(unit.stream, self._audio)
-            if unit.stream.codec == "h264":
+        stream, data = unit.stream, unit.data
+        if stream.kind is MediaKind.VIDEO:
+            if stream is not self._video:
+                tables = self.set_streams(stream, self._audio)
+            if stream.codec == "h264":
                 data = h264.with_delimiter(data)
-            elif unit.stream.codec == "hevc":
+            elif stream.codec == "hevc":
                 data = hevc.with_delimiter(data)
-            pid, stream_id, carries_clock = VIDEO_PID, _VIDEO_STREAM_ID, True
+            stream_id = _VIDEO_STREAM_ID
+            packets, carries_clock = self._video_packets, True
         else:
-            if unit.stream != self._audio:
-                tables = self.set_streams(self._video, unit.stream)
-            own_id = unit.stream.stream_type in _PES_HEADER_STREAM_TYPES
-            pid, stream_id = AUDIO_PID, _AUDIO_STREAM_ID if own_id else _PRIVATE_STREAM_1
-            carries_clock = self._video is None
-        adaptation = b""
-        flags = 0x40 if unit.keyframe else 0
+            if stream is not self._audio:
+                tables = self.set_streams(self._video, stream)
+            own_id = stream.stream_type in _PES_HEADER_STREAM_TYPES
+            stream_id = _AUDIO_STREAM_ID if own_id else _PRIVATE_STREAM_1
+            packets, carries_clock = self._audio_packets, self._video is None
+        flags = _RANDOM_ACCESS if unit.keyframe else 0
+        field = b""
         if carries_clock:
             if self._is_new_time_line(unit.dts):
-                flags |= 0x80
-            flags |= 0x10
-            adaptation = _clock_reference(unit.dts - self._clock_lead)
-        if flags:
-            adaptation = bytes((flags,)) + adaptation
-        header = _pes_header(stream_id, unit.pts, unit.dts, len(data), aligned=pid == VIDEO_PID)
-        return tables + self._pes_packets(pid, adaptation, header + data)
+                flags |= _NEW_TIME_LINE
+            field = _clock_field(flags, unit.dts - self._clock_lead)
+        elif flags:
+            field = bytes((1, flags))
+        header = _pes_header(stream_id, unit.pts, unit.dts, len(data))
+        return tables + packets.pes(header + data, field)
 
     def _change_streams(
         self, video: ElementaryStream | None, audio: ElementaryStream | None
     ) -> bool:
-        if (video, audio) == (self._video, self._audio):
+        before, (self._video, self._audio) = (self._video, self._audio), (video, audio)
+        if (video, audio) == before:
             return False
-        self._video, self._audio = video, audio
         self._version = (self._version + 1) & 0x1F
         return True
 
@@ -151,106 +154,29 @@ class TsMuxer:
         before, self._last_clock_dts = self._last_clock_dts, dts
         return before is not None and not 0 <= dts - before < _DISCONTINUITY
 
-    def _pes_packets(self, pid: int, adaptation: bytes, pes: bytes) -> bytes:
-        """Cut a PES packet into transport packets, stuffing in the last one.
 
-        Args:
-            adaptation: flags and fields of the first packet's adaptation field, without its
-                length; empty for none.
-        """
-        count = self._continuity[pid]
-        room = _PAYLOAD - (1 + len(adaptation) if adaptation else 0)
-        if pes[4:6] == b"\0\0" and len(pes) >= room and (len(pes) - room) % _PAYLOAD == 0:
-            # Unbounded and filling its last packet: one byte of header stuffing (2.4.3.7) makes
-            # it end in a packet with stuffing, which can be seen.
-            pes = pes[:8] + bytes((pes[8] + 1,)) + pes[9 : 9 + pes[8]] + b"\xff" + pes[9 + pes[8] :]
-        size = len(pes)
-        packets = [_first_header(pid, count, adaptation, room - size)]
-        position = min(room, size)
-        packets.append(pes[:position])
-        headers = self._packet_headers[pid]
-        while size - position >= _PAYLOAD:
-            count = (count + 1) & 15
-            packets.append(headers[count])
-            packets.append(pes[position : position + _PAYLOAD])
-            position += _PAYLOAD
-        if position < size:
-            count = (count + 1) & 15
-            packets.append(_stuffed_header(pid, count, _PAYLOAD - (size - position)))
-            packets.append(pes[position:])
-        self._continuity[pid] = (count + 1) & 15
-        return b"".join(packets)
-
-    def _section_packets(self, pid: int, section: bytes) -> bytes:
-        data = b"\x00" + section  # pointer_field
-        packets = []
-        for position in range(0, len(data), _PAYLOAD):
-            count = self._continuity[pid]
-            self._continuity[pid] = (count + 1) & 15
-            start = 0x40 if position == 0 else 0
-            piece = data[position : position + _PAYLOAD]
-            packets.append(bytes((0x47, start | pid >> 8, pid & 0xFF, 0x10 | count)))
-            packets.append(piece + _STUFFING[: _PAYLOAD - len(piece)])
-        return b"".join(packets)
-
-
-def _first_header(pid: int, count: int, adaptation: bytes, spare: int) -> bytes:
-    """Header and adaptation field of a PES packet's first transport packet.
-
-    Args:
-        spare: bytes of the packet that the PES packet leaves free; 0 or less for none.
-    """
-    if not adaptation and spare <= 0:
-        return bytes((0x47, 0x40 | pid >> 8, pid & 0xFF, 0x10 | count))
-    header = bytes((0x47, 0x40 | pid >> 8, pid & 0xFF, 0x30 | count))
-    if not adaptation:
-        return header + _adaptation_stuffing(spare)
-    spare = max(0, spare)
-    return header + bytes((len(adaptation) + spare,)) + adaptation + _STUFFING[:spare]
-
-
-def _stuffed_header(pid: int, count: int, spare: int) -> bytes:
-    return bytes((0x47, pid >> 8, pid & 0xFF, 0x30 | count)) + _adaptation_stuffing(spare)
-
-
-def _adaptation_stuffing(size: int) -> bytes:
-    """An adaptation field of `size` bytes, at least 1, with nothing in it (2.4.3.4)."""
-    if size == 1:
-        return b"\x00"
-    return bytes((size - 1, 0)) + _STUFFING[: size - 2]
-
-
-def _pes_header(stream_id: int, pts: int, dts: int, size: int, *, aligned: bool) -> bytes:
-    """A PES header for `size` bytes of payload (2.4.3.6).
-
-    Args:
-        aligned: the payload begins with an access unit; copied audio may begin anywhere.
-    """
-    if pts == dts:
-        flags, times = 0x80, _timestamp(0x2, pts)
-    else:
-        flags, times = 0xC0, _timestamp(0x3, pts) + _timestamp(0x1, dts)
-    length = 3 + len(times) + size
-    if length > 0xFFFF:
+def _pes_header(stream_id: int, pts: int, dts: int, size: int) -> bytes:
+    """A PES header for `size` bytes of payload (2.4.3.6), which for video begin with an access
+    unit; copied audio may begin anywhere."""
+    start = 0x100 | stream_id
+    timestamps = 5 if pts == dts else 10
+    length = 3 + timestamps + size
+    if length > MOST_COUNTED_BYTES:
         length = 0  # 2.4.3.7: unbounded
-    return (
-        struct.pack(
-            ">IHBBB", 0x100 | stream_id, length, 0x84 if aligned else 0x80, flags, len(times)
-        )
-        + times
-    )
+    flags = 0x8400 if stream_id == _VIDEO_STREAM_ID else 0x8000
+    if pts == dts:
+        return _PTS_HEADER.pack(start, length, flags | 0x80, timestamps, *_timestamp(0x20, pts))
+    both = *_timestamp(0x30, pts), *_timestamp(0x10, dts)
+    return _PTS_DTS_HEADER.pack(start, length, flags | 0xC0, timestamps, *both)
 
 
-def _timestamp(prefix: int, ticks: int) -> bytes:
+def _timestamp(prefix: int, ticks: int) -> tuple[int, int, int]:
+    """A PTS or DTS as a byte and two 16 bit words, with their marker bits."""
     ticks %= PTS_MODULUS
-    return struct.pack(
-        ">BHH",
-        prefix << 4 | ticks >> 29 & 0x0E | 1,
-        ticks >> 14 & 0xFFFE | 1,
-        ticks << 1 & 0xFFFE | 1,
-    )
+    return prefix | ticks >> 29 & 0x0E | 1, ticks >> 14 & 0xFFFE | 1, ticks << 1 & 0xFFFE | 1
 
 
-def _clock_reference(ticks: int) -> bytes:
-    """A PCR's six bytes (2.4.3.5), its 27 MHz extension 0."""
-    return struct.pack(">IH", (ticks % PTS_MODULUS) >> 1, (ticks & 1) << 15 | 0x7E00)
+def _clock_field(flags: int, ticks: int) -> bytes:
+    """An adaptation field with a PCR, whose 27 MHz extension is 0."""
+    ticks %= PTS_MODULUS
+    return _CLOCK_FIELD.pack(7, flags | _HAS_CLOCK, ticks >> 1, (ticks & 1) << 15 | 0x7E00)

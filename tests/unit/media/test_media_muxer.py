@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -146,6 +148,17 @@ def test_a_stream_that_appears_is_announced_before_its_first_unit() -> None:
     (unit,) = demuxer.feed(muxer.mux(audio_unit(6, stream=OPUS)), 0.0)
     assert unit.stream == OPUS
     assert muxer.set_streams(H264, OPUS) == b""
+
+
+def test_a_stream_that_is_the_same_is_not_announced_anew() -> None:
+    """Whoever describes it: coded pictures come from several places."""
+    muxer = TsMuxer(H264)
+    tables = muxer.begin_segment()
+    unit = muxer.mux(AccessUnit(replace(H264), idr(), 0, 0, keyframe=True))
+    assert {pid(packet) for packet in packets(unit)} == {VIDEO_PID}
+    muxer.adopt(replace(H264))
+    again = packets(muxer.begin_segment())
+    assert [packet[4:] for packet in again] == [packet[4:] for packet in packets(tables)]
 
 
 def test_a_missing_delimiter_is_put_in_front() -> None:
