@@ -17,6 +17,7 @@ import math
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 from relay.media.access_unit import CLOCK_RATE
 from relay.stats import percentile
@@ -45,8 +46,7 @@ class SentFrame:
     """The same clock, when it was given to the sender."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identified:
+class Identified(NamedTuple):
     """A returned frame and the sent frame it is."""
 
     sent: SentFrame
@@ -78,7 +78,8 @@ class StampIssuer:
             self.interval = _clamp(round(self.interval + (source_delta - self.interval) / 8))
 
     def _step(self) -> int:
-        return self.interval + self._random.randint(CODE_LOW, CODE_HIGH)
+        code = CODE_LOW + int(self._random.random() * (CODE_HIGH + 1 - CODE_LOW))
+        return self.interval + code
 
 
 class FrameIdentifier:
@@ -112,6 +113,8 @@ class FrameIdentifier:
         self._offset: int | None = None
         self._candidates: set[int] = set()
         self._undecided: list[tuple[int, float, object]] = []
+        self._under_way: list[float] | None = None
+        """Asked for several times a frame."""
 
     @property
     def resolved(self) -> bool:
@@ -134,11 +137,15 @@ class FrameIdentifier:
         return next(iter(self._sent.values())).sent_at if self.in_flight else None
 
     def under_way(self) -> list[float]:
-        """When each frame under way was sent, the oldest first."""
-        return [frame.sent_at for frame in self._sent.values()][len(self._undecided) :]
+        """When each frame under way was sent, the oldest first. Not to be changed."""
+        if self._under_way is None:
+            sent_at = [frame.sent_at for frame in self._sent.values()]
+            self._under_way = sent_at[len(self._undecided) :]
+        return self._under_way
 
     def remember(self, frame: SentFrame) -> None:
         """Note a frame at the moment it is sent."""
+        self._under_way = None
         self._sent[frame.stamp % RTP_MODULUS] = frame
         while len(self._sent) > self.capacity:
             self._sent.popitem(last=False)
@@ -148,6 +155,7 @@ class FrameIdentifier:
 
         They are not under way any more, but their labels may still come back on other frames.
         """
+        self._under_way = None
         count = 0
         while self._sent and next(iter(self._sent.values())).sent_at < sent_at:
             key, frame = self._sent.popitem(last=False)
@@ -171,6 +179,7 @@ class FrameIdentifier:
             returned_stamp: the RTP timestamp or any unwrapped form of it, 90 kHz.
             returned_at: when it came, on the clock of `SentFrame.sent_at`.
         """
+        self._under_way = None
         returned_stamp %= RTP_MODULUS
         if self._offset is None:
             return self._narrow(returned_stamp, returned_at, returned)

@@ -9,18 +9,18 @@ what its function here says.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import itertools
 import socket
 import struct
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import aioice.ice
 import pylibsrtp
 from aiortc import RTCDtlsTransport, RTCIceTransport, RTCRtpReceiver, RTCRtpSender
-from aiortc.clock import current_datetime, current_ntp_time
+from aiortc.clock import current_datetime
 from aiortc.codecs import is_rtx
 from aiortc.rtcdtlstransport import State
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
@@ -31,6 +31,9 @@ from aiortc.rtp import (
     RtcpPsfbPacket,
     pack_remb_fci,
 )
+
+NTP_EPOCH_S = 2_208_988_800
+"""From 1900 to 1970 (RFC 868)."""
 
 
 def replace_jitter_buffer(receiver: RTCRtpReceiver, buffer: Any) -> None:
@@ -65,30 +68,40 @@ def take_packets(receiver: RTCRtpReceiver, take: Callable[[bytes], None]) -> Non
             and data[0] >> 6 == 2
             and data[1] & 0x7F in payload_types
             and int.from_bytes(data[8:12]) in known_streams
-            and _get(transport, "_state") is State.CONNECTED
+            and transport._state is State.CONNECTED
         ):
-            with contextlib.suppress(pylibsrtp.Error):  # not the peer's, or a repetition
-                take(decrypt(data))
+            try:
+                packet = decrypt(data)
+            except pylibsrtp.Error:
+                return  # not the peer's, or a repetition
+            take(packet)
         else:
             put_in_queue(data, component)
 
     _set(connection, "data_received", data_received)
 
 
-def note_received(receiver: RTCRtpReceiver, packet: Any) -> list[int]:
-    """Count a packet of a known stream for the receiver's reports.
+class ReceptionNotes:
+    """What aiortc's receiver keeps of the packets it gets, for its reports and requests."""
 
-    Args:
-        packet: with `sequence_number`, `timestamp`, `marker` and `ssrc`.
+    def __init__(self, receiver: RTCRtpReceiver) -> None:
+        self._streams = _get(receiver, "_RTCRtpReceiver__remote_streams")
+        self._heard_at = _get(receiver, "_RTCRtpReceiver__active_ssrc")
+        self._requests = _get(receiver, "_RTCRtpReceiver__nack_generator")
 
-    Returns:
-        The sequence numbers to ask for, if this packet shows that some are missing.
-    """
-    _get(receiver, "_RTCRtpReceiver__remote_streams")[packet.ssrc].add(packet)
-    if packet.marker:
-        _get(receiver, "_RTCRtpReceiver__active_ssrc")[packet.ssrc] = current_datetime()
-    asked_for = _get(receiver, "_RTCRtpReceiver__nack_generator")
-    return sorted(asked_for.missing) if asked_for.add(packet) else []
+    def add(self, packet: Any) -> list[int]:
+        """Note a packet of a stream that is known.
+
+        Args:
+            packet: with `sequence_number`, `timestamp`, `marker` and `ssrc`.
+
+        Returns:
+            The sequence numbers to ask for, if this packet shows that some are missing.
+        """
+        self._streams[packet.ssrc].add(packet)
+        if packet.marker:
+            self._heard_at[packet.ssrc] = current_datetime()
+        return sorted(self._requests.missing) if self._requests.add(packet) else []
 
 
 async def send_bitrate_limit(receiver: RTCRtpReceiver, bits_per_second: int) -> None:
@@ -140,11 +153,16 @@ def note_ended(sender: RTCRtpSender) -> None:
 
 
 def note_sent(sender: RTCRtpSender, timestamp: int, packets: int, payload_bytes: int) -> None:
-    """So many packets with this RTP timestamp leave now."""
-    _set(sender, "_RTCRtpSender__ntp_timestamp", current_ntp_time())
-    _set(sender, "_RTCRtpSender__rtp_timestamp", timestamp)
-    _add(sender, "_RTCRtpSender__packet_count", packets)
-    _add(sender, "_RTCRtpSender__octet_count", payload_bytes)
+    """So many packets with this RTP timestamp leave now; for the sender's reports.
+
+    Raises:
+        KeyError: a name is not there.
+    """
+    notes = vars(sender)
+    notes["_RTCRtpSender__packet_count"] += packets
+    notes["_RTCRtpSender__octet_count"] += payload_bytes
+    notes["_RTCRtpSender__rtp_timestamp"] = timestamp
+    notes["_RTCRtpSender__ntp_timestamp"] = int((time.time() + NTP_EPOCH_S) * (1 << 32))
 
 
 def header_extension(sender: RTCRtpSender) -> bytes:
@@ -178,7 +196,7 @@ def way_out(transport: RTCDtlsTransport) -> tuple[asyncio.DatagramTransport, tup
         ConnectionError: the connection is not up.
     """
     pair = _get(_get(transport.transport, "_connection"), "_nominated").get(1)
-    if pair is None or _get(transport, "_state") is not State.CONNECTED:
+    if pair is None or transport._state is not State.CONNECTED:
         raise ConnectionError("the connection is not up")
     return pair.protocol.transport, pair.remote_addr
 
@@ -265,10 +283,6 @@ def _bind_in_range(address: str, ports: range, start: int) -> socket.socket:
 
 def _get(owner: object, name: str) -> Any:
     return getattr(owner, name)
-
-
-def _add(owner: object, name: str, amount: int) -> None:
-    setattr(owner, name, getattr(owner, name) + amount)
 
 
 def _set(owner: object, name: str, value: object) -> None:

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 SEQUENCE_MODULUS = 1 << 16
 REORDER_LIMIT = 1024
@@ -32,8 +31,7 @@ class RtpPacketLike(Protocol):
     _data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class AssembledUnit:
+class AssembledUnit(NamedTuple):
     """One access unit as it came over RTP."""
 
     data: bytes

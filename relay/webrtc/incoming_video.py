@@ -10,8 +10,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiortc import RTCRtpReceiver
 
@@ -144,8 +143,7 @@ class IncomingVideo:
         task.add_done_callback(self._feedback.discard)
 
 
-@dataclass(frozen=True, slots=True)
-class _NumberedUnit:
+class _NumberedUnit(NamedTuple):
     coded: AssembledUnit
     number: int
     """See `AccessUnit.number`."""

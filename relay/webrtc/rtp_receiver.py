@@ -51,6 +51,7 @@ class RtpVideoReceiver:
         self._receiver = receiver
         self._assembler = assembler
         self._in_background = in_background
+        self._notes = aiortc_internals.ReceptionNotes(receiver)
         aiortc_internals.replace_jitter_buffer(receiver, assembler)
         aiortc_internals.disable_bandwidth_estimator(receiver)
 
@@ -63,7 +64,7 @@ class RtpVideoReceiver:
             packet = parse(data)
         except ValueError:
             return  # as aiortc does
-        missing = aiortc_internals.note_received(self._receiver, packet)
+        missing = self._notes.add(packet)
         if missing:
             self._in_background(aiortc_internals.request_retransmission(self._receiver, missing))
         keyframe_needed, _ = self._assembler.add(packet)

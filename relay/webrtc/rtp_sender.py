@@ -11,7 +11,7 @@ import asyncio
 import random
 import struct
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 from aiortc import RTCRtpSender
@@ -31,13 +31,14 @@ HISTORY = 512
 """Packets that can be sent once more: two large keyframes, or some seconds."""
 DELIMITER_PAYLOAD = b"\x09\xf0"
 """H.264 7.3.2.4 with primary_pic_type 7: any slice type."""
+_HEADER = struct.Struct("!BBHLL")
+"""RFC 3550, 5.1."""
 _SEQUENCE_MODULUS = 1 << 16
 _TIMESTAMP_MODULUS = 1 << 32
 _VERSION_2, _EXTENSION, _MARKER = 0x80, 0x10, 0x80
 
 
-@dataclass(frozen=True, slots=True)
-class _SentPacket:
+class _SentPacket(NamedTuple):
     sequence_number: int
     timestamp: int
     data: bytes
@@ -130,8 +131,7 @@ class RtpVideoSender:
     def _packet(self, payload: bytes, timestamp: int, *, marker: bool) -> bytes:
         number = self._sequence_number
         self._sequence_number = (number + 1) % _SEQUENCE_MODULUS
-        header = struct.pack(
-            "!BBHLL",
+        header = _HEADER.pack(
             _VERSION_2 | (_EXTENSION if self._extension else 0),
             (_MARKER if marker else 0) | self._payload_type,
             number,

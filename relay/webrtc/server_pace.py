@@ -56,6 +56,9 @@ class ServerPace:
         self.way_s = 0.0
         """There and back without the run; as much of it as is known."""
         self._round_trips: deque[float] = deque(maxlen=RECENT_RETURNS)
+        self._usual: deque[float] = deque(maxlen=USUAL_RETURNS)
+        self._quickest = 0.0
+        """Of the last round trips."""
         self._services: deque[float] = deque(maxlen=SERVICES)
         self._back_at = -math.inf
 
@@ -93,12 +96,20 @@ class ServerPace:
 
     def _measure(self, round_trip: float, since_return_s: float) -> None:
         service_s = min(since_return_s, max(0.0, round_trip - self.way_s))
-        quickest = min(self._round_trips, default=0.0)
-        if round_trip - quickest < NO_QUEUE * self.service_s:
+        if round_trip - self._quickest < NO_QUEUE * self.service_s:
             service_s = min(service_s, PROBE * self.service_s)
         self._services.append(service_s)
-        self._round_trips.append(round_trip)
+        self._remember(round_trip)
         few = len(self._services) < FIRST_SERVICES
         self.service_s = max(self._services) if few else median(self._services)
-        self.way_s = max(0.0, min(self._round_trips) - self.service_s)
-        self.usual_s = median(self.last_round_trips(USUAL_RETURNS))
+        self.way_s = max(0.0, self._quickest - self.service_s)
+        self.usual_s = median(self._usual)
+
+    def _remember(self, round_trip: float) -> None:
+        forgotten = self._round_trips[0] if len(self._round_trips) == RECENT_RETURNS else math.inf
+        self._usual.append(round_trip)
+        self._round_trips.append(round_trip)
+        if forgotten <= self._quickest or len(self._round_trips) == 1:
+            self._quickest = min(self._round_trips)
+        else:
+            self._quickest = min(self._quickest, round_trip)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import pairwise
+from typing import Any
 
 import aioice.ice
 import av
@@ -22,35 +24,43 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, VideoStrea
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from relay.media import h264
-from relay.media.access_unit import TIME_BASE
+from relay.media.access_unit import TIME_BASE, AccessUnit
 from relay.media.encoder import VideoEncoder
 from relay.webrtc import aiortc_internals
 from relay.webrtc.assembly import AccessUnitAssembler, AssembledUnit
+from relay.webrtc.rtp_receiver import RtpVideoReceiver
+from relay.webrtc.rtp_sender import RtpVideoSender
+from relay.webrtc.udp_burst import UdpBurst
 
 
-class PacketTrack(MediaStreamTrack):
-    """Sends encoded packets that the test puts in its queue."""
+class UnitTrack(MediaStreamTrack):
+    """Gives the sender access units that the test puts in its queue."""
 
     kind = "video"
 
     def __init__(self) -> None:
         super().__init__()
-        self.packets: asyncio.Queue[av.Packet | None] = asyncio.Queue()
+        self.units: asyncio.Queue[AccessUnit | None] = asyncio.Queue()
 
-    async def recv(self) -> av.Packet:
-        packet = await self.packets.get()
-        if packet is None:
+    async def recv(self) -> Any:
+        raise AssertionError("aiortc's own loop sends")
+
+    async def next_unit(self) -> AccessUnit:
+        unit = await self.units.get()
+        if unit is None:
             raise MediaStreamError
-        return packet
+        return unit
 
 
 @dataclass
 class Link:
-    """A peer of ours that sends packets, and a stock peer that answers with its own video."""
+    """A peer of ours that sends access units, and a stock peer that answers with its own video."""
 
     ours: RTCPeerConnection
     theirs: RTCPeerConnection
-    track: PacketTrack
+    track: UnitTrack
+    sender: RtpVideoSender
+    receiver: RtpVideoReceiver
     units: asyncio.Queue[AssembledUnit]
     keyframe_requests: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -59,26 +69,41 @@ class Link:
         frame = av.VideoFrame.from_ndarray(array, format="yuv420p")
         frame.time_base = TIME_BASE
         for unit in encoder.encode(frame, stamp, key):
-            packet = av.Packet(unit.data)
-            packet.pts = packet.dts = unit.pts
-            packet.time_base = TIME_BASE
-            self.track.packets.put_nowait(packet)
+            self.track.units.put_nowait(unit)
+
+
+ANNOUNCED = 6007
+"""The stamp that follows upon every unit of these tests."""
 
 
 @pytest.fixture
 async def link() -> AsyncIterator[Link]:
-    track = PacketTrack()
+    track = UnitTrack()
     units: asyncio.Queue[AssembledUnit] = asyncio.Queue()
     ours, theirs = (RTCPeerConnection(RTCConfiguration(iceServers=[])) for _ in range(2))
-    link = Link(ours, theirs, track, units)
     transceiver = ours.addTransceiver(track, direction="sendrecv")
     transceiver.setCodecPreferences(
         [c for c in RTCRtpSender.getCapabilities("video").codecs if c.mimeType == "video/H264"]
     )
-    aiortc_internals.replace_jitter_buffer(
-        transceiver.receiver, AccessUnitAssembler(units.put_nowait)
+    feedback: set[asyncio.Task[None]] = set()
+
+    def in_background(sending: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(sending)
+        feedback.add(task)
+        task.add_done_callback(feedback.discard)
+
+    link = Link(
+        ours,
+        theirs,
+        track,
+        RtpVideoSender(
+            transceiver.sender, track.next_unit, track.stop, announced=lambda: ANNOUNCED
+        ),
+        RtpVideoReceiver(
+            transceiver.receiver, AccessUnitAssembler(units.put_nowait), in_background
+        ),
+        units,
     )
-    aiortc_internals.disable_bandwidth_estimator(transceiver.receiver)
     aiortc_internals.on_keyframe_request(transceiver.sender, link.keyframe_requests.set)
     theirs.addTrack(VideoStreamTrack())
     connected = asyncio.Event()
@@ -91,9 +116,10 @@ async def link() -> AsyncIterator[Link]:
         connected.clear()
         await asyncio.wait_for(connected.wait(), 10)
     yield link
-    track.packets.put_nowait(None)
+    track.units.put_nowait(None)
     await ours.close()
     await theirs.close()
+    await asyncio.gather(*feedback)
 
 
 async def until_keyframe(link: Link, ask: Callable[[], Awaitable[None]]) -> int:
@@ -157,14 +183,88 @@ async def test_an_announced_frame_is_released_before_the_next_one_comes(link: Li
     try:
         received = link.theirs.getReceivers()[0]
         await link.send(0, 3000, encoder, True)
-        announcement = av.Packet(b"\x00\x00\x00\x01\x09\xf0")
-        announcement.pts = announcement.dts = 6007
-        announcement.time_base = TIME_BASE
-        link.track.packets.put_nowait(announcement)
         first = await asyncio.wait_for(received.track.recv(), 10)
         assert (first.width, first.height) == (64, 64)
     finally:
         encoder.close()
+
+
+async def test_both_reports_count_what_is_sent(link: Link) -> None:
+    """`note_sent`: what the sender says it sent (its statistics and sender reports) is what the
+    receiver got; the clocks of a report are of one moment."""
+    encoder = VideoEncoder(64, 64)
+    sender, receiver = link.ours.getSenders()[0], link.theirs.getReceivers()[0]
+    try:
+        await link.send(0, 3000, encoder, True)
+        await link.send(1, 6000, encoder, False)
+        await asyncio.wait_for(receiver.track.recv(), 10)
+        while True:
+            theirs = {one.type: one for one in (await receiver.getStats()).values()}
+            if "remote-outbound-rtp" in theirs:
+                break
+            await asyncio.sleep(0.05)  # a report comes every second or so
+    finally:
+        encoder.close()
+    ours = {one.type: one for one in (await sender.getStats()).values()}
+    assert ours["outbound-rtp"].packetsSent == theirs["inbound-rtp"].packetsReceived == 4
+    assert theirs["remote-outbound-rtp"].packetsSent == 4
+    assert theirs["remote-outbound-rtp"].bytesSent == ours["outbound-rtp"].bytesSent > 0
+    said_at = theirs["remote-outbound-rtp"].remoteTimestamp
+    assert abs((said_at - datetime.now(UTC)).total_seconds()) < 60
+
+
+async def test_packets_are_read_without_aiortcs_queue(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`take_packets`, `ReceptionNotes`: nothing of a stream that is known goes through aiortc, and
+    its reports count it all the same."""
+    await asyncio.wait_for(link.units.get(), 10)
+    receiver = link.ours.getReceivers()[0]
+    link.receiver.begin()
+
+    async def never(packet: Any, arrival_time_ms: int) -> None:
+        raise AssertionError("a packet went through aiortc")
+
+    async def received() -> int:
+        (stats,) = [
+            one for one in (await receiver.getStats()).values() if one.type == "inbound-rtp"
+        ]
+        return int(stats.packetsReceived)
+
+    while not link.units.empty():
+        link.units.get_nowait()
+    monkeypatch.setattr(receiver, "_handle_rtp_packet", never)
+    before = await received()
+    for _ in range(3):
+        unit = await asyncio.wait_for(link.units.get(), 10)
+        assert h264.has_slice(unit.data)
+    assert await received() >= before + 3
+    assert receiver.getSynchronizationSources()
+
+
+async def test_a_gap_is_asked_for_at_once(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ReceptionNotes`: a packet that is missing is told with the one behind it, and its frame
+    comes with what is sent again."""
+    await asyncio.wait_for(link.units.get(), 10)
+    link.receiver.begin()
+    take = link.receiver._take
+    lost: list[int] = []
+
+    def lose_one(data: bytes) -> None:
+        if lost:
+            take(data)
+        else:
+            lost.append(int.from_bytes(data[2:4]))
+
+    aiortc_internals.take_packets(link.ours.getReceivers()[0], lose_one)
+    asked: asyncio.Queue[int] = asyncio.Queue()
+
+    async def note(sequence_number: int) -> None:
+        asked.put_nowait(sequence_number)
+
+    monkeypatch.setattr(link.theirs.getSenders()[0], "_retransmit", note)
+    first_asked_for = await asyncio.wait_for(asked.get(), 10)
+    assert [first_asked_for] == lost
 
 
 async def test_a_missing_packet_is_asked_for(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,32 +281,57 @@ async def test_a_missing_packet_is_asked_for(link: Link, monkeypatch: pytest.Mon
     assert [await asyncio.wait_for(asked.get(), 10) for _ in range(2)] == [4711, 4712]
 
 
+async def test_a_nack_brings_the_packet_once_more(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`replace_sending`: what a peer asks for is sent again, and what is not known any more is
+    passed over."""
+    encoder = VideoEncoder(64, 64)
+    sent: asyncio.Queue[list[bytes]] = asyncio.Queue()
+    send = UdpBurst.send
+
+    def note(self: UdpBurst, transport: Any, packets: list[bytes], address: Any) -> None:
+        sent.put_nowait(packets)
+        send(self, transport, packets, address)
+
+    monkeypatch.setattr(UdpBurst, "send", note)
+    try:
+        received = link.theirs.getReceivers()[0]
+        await link.send(0, 3000, encoder, True)
+        await asyncio.wait_for(received.track.recv(), 10)
+        frame = await asyncio.wait_for(sent.get(), 10)
+        numbers = [int.from_bytes(packet[2:4]) for packet in frame]
+        unknown = (numbers[0] - 1) % 65536
+        for source in received.getSynchronizationSources():
+            await received._send_rtcp_nack(source.source, [unknown, numbers[0]])
+        (again,) = await asyncio.wait_for(sent.get(), 10)
+        assert again == frame[0]
+        assert sent.empty()
+    finally:
+        encoder.close()
+
+
 async def test_the_last_frames_packets_can_be_sent_again(
     link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`send_again`: a frame whose last packet was lost comes out at the peer all the same."""
     encoder = VideoEncoder(64, 64)
-    sender = link.ours.getSenders()[0]
-    send, lost = sender.transport._send_rtp, asyncio.Event()
+    send, lost = UdpBurst.send, asyncio.Event()
 
-    async def lose_announcement(data: bytes) -> None:
-        if len(data) < 40:  # a delimiter: nothing else is as short
-            lost.set()
-        else:
-            await send(data)
+    def lose_announcement(
+        self: UdpBurst, transport: Any, packets: list[bytes], address: Any
+    ) -> None:
+        send(self, transport, packets[:-1], address)
+        lost.set()
 
     try:
         received = link.theirs.getReceivers()[0]
-        await link.send(0, 3000, encoder, True)
-        announcement = av.Packet(b"\x00\x00\x00\x01\x09\xf0")
-        announcement.pts = announcement.dts = 6007
-        announcement.time_base = TIME_BASE
         with monkeypatch.context() as patch:
-            patch.setattr(sender.transport, "_send_rtp", lose_announcement)
-            link.track.packets.put_nowait(announcement)
+            patch.setattr(UdpBurst, "send", lose_announcement)
+            await link.send(0, 3000, encoder, True)
             await asyncio.wait_for(lost.wait(), 10)
         assert received.track._queue.empty()
-        await aiortc_internals.send_again(sender, 2)
+        link.sender.send_again(2)
         first = await asyncio.wait_for(received.track.recv(), 10)
         assert (first.width, first.height) == (64, 64)
     finally:
