@@ -61,6 +61,7 @@ class PipelineResources:
             media_timeout_s=settings.media_timeout_s,
             announce_next_frame=settings.early_delimiter,
             release_on_marker=settings.marker_release,
+            udp_bursts=settings.udp_bursts,
             candidates=candidates,
         )
         self.reconnect_policy = ReconnectPolicy(

@@ -352,6 +352,11 @@ class Settings(BaseSettings):
         description="Take a returned frame when its last packet is here, instead of when the"
         " next frame begins.",
     )
+    udp_bursts: bool = Field(
+        True,
+        description="Hand a picture's packets to the kernel together (Linux, UDP_SEGMENT); where"
+        " that is refused, they leave one by one all the same.",
+    )
     api_token: Token | None = Field(
         None,
         description="Secret that every call but `GET /health`, `/healthz` and `/readyz` must bring,"
