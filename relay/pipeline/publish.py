@@ -1,9 +1,9 @@
 """The last stage: output segments into the output channel, as their bytes are made.
 
-An output segment is a bounded queue of chunks that is streamed into its open POST while the
-egress still fills it. When the channel takes bytes too slowly, whole segments wait in the
-`output_segments` queue; when that is full the oldest makes way, counted: never part of one
-without a trace.
+An output segment is streamed into its open POST while the egress still fills it: each chunk by the
+egress's own call, as long as the socket takes it at once; what it does not waits in a bounded
+queue. When the channel takes bytes too slowly, whole segments wait in the `output_segments` queue;
+when that is full the oldest makes way, counted: never part of one without a trace.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -24,6 +25,7 @@ from relay.stats import DelayMeter, MinuteMeter, RateMeter
 from relay.tasks import cancel_and_wait
 from relay.trickle.errors import SegmentLostError
 from relay.trickle.publisher import TricklePublisher
+from relay.trickle.segment_writer import SegmentWriter
 
 log = structlog.get_logger(__name__)
 
@@ -40,10 +42,14 @@ class OutputSegment:
         )
         self.lost = False
         """Whether what was not published of it can't be any more."""
+        self.take_now: Callable[[SegmentChunk], bool] | None = None
+        """Publishes a chunk at once; says whether it did. Set while nothing is under way before."""
 
     def append(self, chunk: SegmentChunk) -> None:
         """Add what comes next; to a lost one, nothing."""
-        if not self.lost:
+        if self.lost:
+            return
+        if self.take_now is None or self.chunks or not self.take_now(chunk):
             self.chunks.put_nowait(chunk)
 
     def lose(self) -> None:
@@ -123,13 +129,7 @@ class Publish:
     async def _publish(self, segment: OutputSegment) -> None:
         try:
             writer = await self._publisher.next_segment()
-            try:
-                while True:
-                    chunk = await segment.chunks.get()
-                    await writer.write(chunk.data)
-                    self._note(chunk)
-            except QueueClosed:
-                await writer.finish()
+            await self._stream(segment, writer)
             self.last_seq = writer.seq
             self.segments_published += 1
         except SegmentLostError as error:
@@ -138,6 +138,24 @@ class Publish:
             self.segment_lost_at = self._clock()
             segment.lose()
             log.warning("publish.segment_lost", error=error.message, code=error.code)
+
+    async def _stream(self, segment: OutputSegment, writer: SegmentWriter) -> None:
+        publish_now = partial(self._publish_now, writer)
+        try:
+            while True:
+                segment.take_now = publish_now
+                chunk = await segment.chunks.get()
+                segment.take_now = None
+                await writer.write(chunk.data)
+                self._note(chunk)
+        except QueueClosed:
+            await writer.finish()
+
+    def _publish_now(self, writer: SegmentWriter, chunk: SegmentChunk) -> bool:
+        if not writer.write_nowait(chunk.data):
+            return False
+        self._note(chunk)
+        return True
 
     def _note(self, chunk: SegmentChunk) -> None:
         self.bytes_published += len(chunk.data)

@@ -27,6 +27,9 @@ from relay.trickle.http_client import ChannelClient, HttpFailure, describe, disc
 from relay.trickle.protocol import RESET, RESET_VALUE, Reply, ReplyKind
 
 _WRITE_SLICE_BYTES = 1 << 16
+_MOST_UNSENT_BYTES = 1 << 15
+"""That wait in a socket which takes more at once: below the 64 KiB from which the event loops let
+a writer wait."""
 
 
 class _StreamedBody(aiohttp.Payload):
@@ -171,6 +174,25 @@ class SegmentPost:
         for start in range(0, len(view), _WRITE_SLICE_BYTES):
             if not await self._write_slice(view[start : start + _WRITE_SLICE_BYTES], stall_s):
                 return False
+        return True
+
+    def write_nowait(self, data: bytes) -> bool:
+        """Put `data` into the socket if that takes it at once.
+
+        Returns:
+            False if not, and then nothing of it: `write` waits for what there is to wait for.
+        """
+        writer = self._body.writer
+        if writer is None or self._body.ended or writer.protocol.writing_paused:
+            return False
+        transport = writer.transport
+        if transport is None or transport.is_closing():
+            return False
+        if transport.get_write_buffer_size() + len(data) > _MOST_UNSENT_BYTES:
+            return False
+        if data:  # an empty chunk is the end of the body (RFC 9112, 7.1)
+            transport.write(b"".join((b"%x\r\n" % len(data), data, b"\r\n")))
+            self.bytes_sent += len(data)
         return True
 
     async def _write_slice(self, data: bytes | bytearray | memoryview, stall_s: float) -> bool:

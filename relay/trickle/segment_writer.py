@@ -84,8 +84,18 @@ class SegmentWriter:
         except TrickleError as error:
             self._fail(error)
             raise
-        self.bytes_written += len(data)
-        self._owner.count_bytes(len(data))
+        self._count(len(data))
+
+    def write_nowait(self, data: bytes) -> bool:
+        """Send `data` now, if there is nothing to wait for; not while a `write` waits.
+
+        Returns:
+            False if it was not sent: `write` it, and learn why.
+        """
+        if not self._post.write_nowait(data):
+            return False
+        self._count(len(data))
+        return True
 
     async def finish(self) -> None:
         """End the segment without waiting for the server's reply. Idempotent.
@@ -144,6 +154,10 @@ class SegmentWriter:
             await self.close()
         else:
             await self.abandon()
+
+    def _count(self, size: int) -> None:
+        self.bytes_written += size
+        self._owner.count_bytes(size)
 
     def _fail(self, error: TrickleError) -> None:
         self._error = error

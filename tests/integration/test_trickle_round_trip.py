@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import aiohttp
 import pytest
@@ -60,6 +61,44 @@ async def test_a_chunk_arrives_while_its_segment_is_still_open() -> None:
                 assert await anext(segment) == b"second"
                 await writer.close()
                 assert await segment.read() == b""
+
+
+async def test_what_is_sent_at_once_comes_between_what_may_wait() -> None:
+    """In the order of the calls, whatever their sizes; all of it is counted."""
+    async with TrickleServer() as server:
+        url = server.url + "camera"
+        async with TricklePublisher(url) as sink, TrickleSubscriber(url) as source:
+            writer = await sink.next_segment()
+            sent = b""
+            for size in (1, 15, 16, 0, 2500, 4096, 100):
+                data = bytes([size % 251]) * size
+                assert writer.write_nowait(data)
+                await writer.write(data)
+                sent += 2 * data
+            assert writer.bytes_written == sink.stats.bytes_written == len(sent)
+            async with asyncio.timeout(5):
+                segment = await anext(source)
+                await writer.finish()
+                assert not writer.write_nowait(b"late")
+                await writer.close()
+                assert await segment.read() == sent
+            assert writer.bytes_written == len(sent)
+
+
+async def test_nothing_is_sent_at_once_that_would_have_to_wait() -> None:
+    """A socket is not filled beyond what it takes from everybody."""
+    async with TrickleServer() as server, TricklePublisher(server.url + "camera") as sink:
+        writer = await sink.next_segment()
+        assert not writer.write_nowait(bytes(100_000))
+        # 40 MB without a turn of the event loop are more than any socket holds.
+        taken = list(
+            itertools.takewhile(writer.write_nowait, itertools.repeat(bytes(2000), 20_000))
+        )
+        assert len(taken) < 20_000
+        assert writer.bytes_written == 2000 * len(taken)
+        await writer.write(b"end")
+        await writer.close()
+        assert sink.stats.segments_accepted == 1
 
 
 async def test_two_megabytes_written_and_closed_at_once_arrive_whole() -> None:
