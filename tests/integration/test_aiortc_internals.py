@@ -25,11 +25,11 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from relay.media import h264
 from relay.media.access_unit import TIME_BASE, AccessUnit
-from relay.media.encoder import VideoEncoder
+from relay.media.encoder import H264_STREAM, VideoEncoder
 from relay.webrtc import aiortc_internals
 from relay.webrtc.assembly import AccessUnitAssembler, AssembledUnit
 from relay.webrtc.rtp_receiver import RtpVideoReceiver
-from relay.webrtc.rtp_sender import RtpVideoSender
+from relay.webrtc.rtp_sender import MOST_PAYLOAD_BYTES, TOGETHER, RtpVideoSender
 from relay.webrtc.udp_burst import UdpBurst
 
 
@@ -309,6 +309,24 @@ async def test_a_nack_brings_the_packet_once_more(
         assert sent.empty()
     finally:
         encoder.close()
+
+
+async def test_a_large_picture_leaves_in_parts(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receiver's socket does not hold all of it at once; the delimiter still is the last."""
+    parts: list[int] = []
+    sent_all = asyncio.Event()
+
+    def note(self: UdpBurst, transport: Any, packets: list[bytes], address: Any) -> None:
+        parts.append(len(packets))
+        if len(packets[-1]) < 60:
+            sent_all.set()
+
+    monkeypatch.setattr(UdpBurst, "send", note)
+    data = b"\x00\x00\x00\x01\x65" + b"\x55" * 100 * MOST_PAYLOAD_BYTES
+    link.track.units.put_nowait(AccessUnit(H264_STREAM, data, 3000, 3000, keyframe=True))
+    await asyncio.wait_for(sent_all.wait(), 10)
+    assert max(parts) == TOGETHER
+    assert sum(parts) == 102
 
 
 async def test_the_last_frames_packets_can_be_sent_again(
