@@ -13,33 +13,37 @@ class RateMeter:
     """Events per second over a sliding window.
 
     Args:
-        window_s: how far back it looks.
+        window_s: how far back it looks; also bounded by `capacity` events.
         clock: seconds, monotonic.
     """
 
-    def __init__(self, window_s: float = 2.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        window_s: float = 2.0,
+        capacity: int = 512,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.window_s = window_s
         self.total = 0
         self.first_at: float | None = None
         self.last_at: float | None = None
         """When the last event was, by the clock."""
         self._clock = clock
-        self._times: deque[float] = deque()
+        self._times: deque[float] = deque(maxlen=capacity)
 
     def tick(self) -> None:
-        now = self._clock()
-        self.total += 1
-        if self.first_at is None:
+        now = self.last_at = self._clock()
+        if not self.total:
             self.first_at = now
-        self.last_at = now
+        self.total += 1
         self._times.append(now)
-        self._forget(now)
 
     @property
     def rate(self) -> float:
         """Events per second; 0.0 until there were two."""
         now = self._clock()
-        self._forget(now)
+        while self._times and self._times[0] < now - self.window_s:
+            self._times.popleft()
         if len(self._times) < 2:
             return 0.0
         # Between the first and the last event when they flow; up to now once they have stopped.
@@ -58,11 +62,6 @@ class RateMeter:
     def first_age_s(self) -> float | None:
         """Seconds since the first event; None if there was none."""
         return self._clock() - self.first_at if self.first_at is not None else None
-
-    def _forget(self, now: float) -> None:
-        horizon = now - self.window_s
-        while self._times and self._times[0] < horizon:
-            self._times.popleft()
 
 
 BOUNDS_S = (
@@ -135,21 +134,25 @@ class MinuteMeter:
         self._clock = clock
         self._first_at: float | None = None
         self._counts: deque[tuple[int, int]] = deque(maxlen=self.SECONDS + 1)
-        """Whole seconds since the first event, with their events; those without are left out."""
+        """Whole seconds since the first event, with their events; those without are left out, and
+        so is the one that events come in now."""
+        self._second = 0
+        self._events = 0
+        """Of that second."""
 
     def tick(self) -> None:
         second = self._now()
-        if self._counts and self._counts[-1][0] == second:
-            self._counts[-1] = (second, self._counts[-1][1] + 1)
-        else:
-            self._counts.append((second, 1))
+        if second != self._second:
+            self._counts.append((self._second, self._events))
+            self._second, self._events = second, 0
+        self._events += 1
 
     def report(self) -> dict[str, Any]:
         """``timestamp`` (seconds since the first event), ``fps`` (of the last whole second),
         ``minute_avg_fps``, and ``minute_fps_array`` with a ``timestamp`` and ``fps`` for each
         whole second of the last minute."""
         now = self._now() if self._first_at is not None else 0
-        counts = dict(self._counts)
+        counts = dict([*self._counts, (self._second, self._events)])
         rates = [
             {"timestamp": float(second + 1), "fps": float(counts.get(second, 0))}
             for second in range(max(0, now - self.SECONDS), now)
