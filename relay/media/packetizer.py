@@ -56,10 +56,11 @@ class Packetizer:
             field = _longer(field, room - size)
         count = self._count
         first = (self._first_with_field if field else self._first)[count]
-        full, rest = divmod(max(0, size - room), PAYLOAD_BYTES)
-        packets = [b""] * (2 * full)
-        packets[::2] = self._further_headers(count + 1, full)
-        packets[1::2] = _payloads(full).unpack_from(pes, min(room, size))
+        full, rest = divmod(size - room, PAYLOAD_BYTES) if size > room else (0, 0)
+        packets = [b""] * (3 + 2 * full)
+        packets[:3] = first, field, pes[:room]
+        packets[3::2] = self._further_headers(count + 1, full)
+        packets[4::2] = _payloads(full).unpack_from(pes, min(room, size))
         count = (count + full) % _COUNTS
         if rest:
             count = (count + 1) % _COUNTS
@@ -69,7 +70,7 @@ class Packetizer:
                 pes[-rest:],
             )
         self._count = (count + 1) % _COUNTS
-        return b"".join((first, field, pes[:room], *packets))
+        return b"".join(packets)
 
     def section(self, section: bytes) -> bytes:
         """The packets of a section, filled up with 0xFF (2.4.4)."""
