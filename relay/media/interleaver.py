@@ -44,6 +44,8 @@ class AudioInterleaver:
         it in the segment it belongs to; audio of the same time follows.
         """
         self._video_time = unit.dts
+        if not self._waiting:
+            return [unit]
         return [*self._release(unit.dts - 1), unit, *self._release(unit.dts)]
 
     def audio(self, unit: AccessUnit, now: float) -> list[AccessUnit]:

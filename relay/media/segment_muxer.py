@@ -16,7 +16,7 @@ timestamps in disorder can't cut a segment at every picture."""
 _MAX_AUDIO_STEP = CLOCK_RATE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SegmentChunk:
     """The bytes of one access unit, and where they go."""
 

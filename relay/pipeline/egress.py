@@ -16,6 +16,7 @@ from typing import Any
 
 from relay.codec_executor import CodecExecutor
 from relay.copy_switch import CopySwitch, Obstacle
+from relay.deadline import Deadline
 from relay.errors import MediaError
 from relay.media import h264
 from relay.media.access_unit import (
@@ -107,6 +108,7 @@ class Egress:
         self._undecoded = DecodeBacklog()
         self._parameter_sets = ParameterSets()
         self._copied_sps = b""
+        self._silence = Deadline()
         self._codec = asyncio.Lock()
         """Held while decoder and encoder work."""
         self._processed = processed
@@ -146,6 +148,7 @@ class Egress:
             await self.audio.wait_end()
             self.audio.flush()
         finally:
+            self._silence.close()
             self.audio.close()
             if self._segment is not None:
                 self._segment.finish()
@@ -248,7 +251,7 @@ class Egress:
         """None once there will be no more."""
         while True:
             try:
-                async with asyncio.timeout(SILENCE_S):
+                with self._silence.within(SILENCE_S):
                     return await self._processed.get()
             except QueueClosed:
                 return None
