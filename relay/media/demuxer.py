@@ -22,11 +22,12 @@ _SYNC_SPAN = 2 * PACKET_BYTES + 1
 class _Flow:
     """One elementary stream on its way through: PID, PES packets, access units."""
 
-    __slots__ = ("announced", "framing", "pes", "pid")
+    __slots__ = ("announced", "framing", "is_video", "pes", "pid")
 
     def __init__(self, pid: int, announced: ElementaryStream, framing: Framing, pes: PesAssembler):
         self.pid = pid
         self.announced = announced
+        self.is_video = announced.kind is MediaKind.VIDEO
         self.framing = framing
         self.pes = pes
 
@@ -101,7 +102,8 @@ class TsDemuxer:
     def _take_packets(self, data: bytes, arrived_at: float, units: list[AccessUnit]) -> int:
         """Take every whole packet; returns where the rest begins."""
         size, position = len(data), 0
-        flows = self._flows
+        flows, stats = self._flows, self.stats
+        done: list[Pes] = []
         while True:
             if not self._in_sync:
                 position = self._search_sync(data, position)
@@ -112,39 +114,40 @@ class TsDemuxer:
             if data[position] != SYNC_BYTE:
                 self._lose_sync()
                 continue
-            pid = (data[position + 1] & 0x1F) << 8 | data[position + 2]
-            self.stats.packets += 1
+            flags = data[position + 1]
+            pid = (flags & 0x1F) << 8 | data[position + 2]
+            stats.packets += 1
             flow = flows.get(pid)
             if flow is None:
                 if pid in self._sections:
                     self._take_section_packet(data, position, pid, arrived_at, units)
                 position += PACKET_BYTES
-            elif data[position + 1] & 0x80:
-                self.stats.transport_errors += 1
+            elif flags & 0x80:
+                stats.transport_errors += 1
                 flow.pes.lose()
                 position += PACKET_BYTES
             else:
-                done: list[Pes] = []
                 flow.pes.push(data, position, done)
                 position = flow.pes.run(data, position + PACKET_BYTES)
                 if done:
                     self._frame(flow, done, arrived_at, units)
+                    done.clear()
 
     def _frame(
         self, flow: _Flow, done: list[Pes], arrived_at: float, units: list[AccessUnit]
     ) -> None:
         for pes in done:
-            self._count(flow.framing.add(pes, arrived_at), units)
+            self._count(flow, flow.framing.add(pes, arrived_at), units)
 
-    def _count(self, new: list[AccessUnit], units: list[AccessUnit]) -> None:
+    def _count(self, flow: _Flow, new: list[AccessUnit], units: list[AccessUnit]) -> None:
         for unit in new:
-            if unit.stream.kind is MediaKind.VIDEO:
+            if flow.is_video:
                 self.stats.video_units += 1
             else:
                 self.stats.audio_units += 1
             if unit.damaged:
                 self.stats.damaged_units += 1
-        units += new
+            units.append(unit)
 
     def _lose_sync(self) -> None:
         self._in_sync = False
@@ -255,4 +258,4 @@ class TsDemuxer:
         done: list[Pes] = []
         flow.pes.boundary(done, truncated=truncated)
         self._frame(flow, done, arrived_at, units)
-        self._count(flow.framing.boundary(), units)
+        self._count(flow, flow.framing.boundary(), units)

@@ -130,6 +130,7 @@ class VideoFraming:
         self._joins_fields = False
         self._sps_bytes: bytes | None = None
         self._sps: SequenceParameters | None = None
+        self._interlaced = False
         self._measured_interval = DEFAULT_INTERVAL
         self._timed_dts: int | None = None
         self._units_since_timed = 0
@@ -174,6 +175,10 @@ class VideoFraming:
             self._broken = False
         if scan.keyframe and self.stream.codec == "h264":
             self._read_sps(data)
+        if not (scan.cuts or self._interlaced or self._joins_slices) and self._held is None:
+            self._units_since_timed += 1
+            unit = AccessUnit(self.stream, data, *times, scan.keyframe, self._broken, arrived_at)
+            return self._hand_out(unit, None)
         units: list[AccessUnit] = []
         for unit, field in self._pictures(data, scan, times, arrived_at):
             units += self._release(unit, field)
@@ -208,11 +213,10 @@ class VideoFraming:
         self, data: bytes, scan: UnitScan, times: tuple[int, int], arrived_at: float
     ) -> list[tuple[AccessUnit, h264.Field | None]]:
         """The pictures in `data`, two fields of one frame as one, with what field each is."""
-        interlaced = self._sps is not None and not self._sps.frame_mbs_only
         pts, dts = times
         pictures: list[tuple[AccessUnit, h264.Field | None]] = []
         for piece in split_at(data, scan.cuts):
-            field = h264.field_of(piece, self._sps) if interlaced and self._sps else None
+            field = h264.field_of(piece, self._sps) if self._interlaced and self._sps else None
             if pictures and field is not None:
                 first, first_field = pictures[-1]
                 if first_field is not None and field.completes(first_field):
@@ -302,6 +306,7 @@ class VideoFraming:
             self._sps = parse_sps(sps)
         except MediaError:
             self._sps = None
+        self._interlaced = self._sps is not None and not self._sps.frame_mbs_only
 
 
 def _scan_mpeg2(data: bytes) -> UnitScan:

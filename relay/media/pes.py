@@ -154,22 +154,29 @@ class PesAssembler:
                 self._continuity = -1
             return
         payload = data[begin:end]
-        starts = flags & 0x40 != 0
-        if self._is_duplicate(control & 15, payload, discontinuity):
+        if control & 15 == (self._continuity + 1) & 15:
+            self._continuity = control & 15
+        elif self._is_duplicate(control & 15, payload, discontinuity):
             return
         self._last_payload = payload
-        if starts:
-            self._finish(done, complete=False)
+        if flags & 0x40:
+            if self._chunks:
+                self._finish(done, complete=False)
             self._begin(payload)
         elif self._chunks:
             self._chunks.append(payload)
-            self._room -= len(payload)
+            self._room -= end - begin
             if self._length < 0:
                 self._read_length()
         else:
             self._orphan()
             return
-        self._end_if_complete(stuffed, done)
+        if self._room <= 0:
+            self._end_without_room(done)
+        elif stuffed and self._length == 0 and self._early_end:
+            self._stats.early_ends += 1
+            self._finish(done, complete=False)
+            self._ended_early = True
 
     def lose(self) -> None:
         """Packets of this PID were lost or unusable here."""
@@ -205,8 +212,8 @@ class PesAssembler:
     def _begin(self, payload: bytes) -> None:
         self._chunks = [payload]
         self._ended_early = False
-        self._length = -1
         self._room = MAX_PES_BYTES - len(payload)
+        self._length = -1
         self._read_length()
 
     def _read_length(self) -> None:
@@ -220,18 +227,14 @@ class PesAssembler:
         if self._length:
             self._room = 6 + self._length - sum(map(len, self._chunks))
 
-    def _end_if_complete(self, stuffed: bool, done: list[Pes]) -> None:
-        if self._room <= 0:
-            if self._length > 0:
-                self._finish(done, complete=True)
-            else:
-                self._stats.drop("too_large")
-                self._chunks = []
-                self.lose()
-        elif stuffed and self._length == 0 and self._early_end:
-            self._stats.early_ends += 1
-            self._finish(done, complete=False)
-            self._ended_early = True
+    def _end_without_room(self, done: list[Pes]) -> None:
+        """It is complete by its length, or longer than any can be."""
+        if self._length > 0:
+            self._finish(done, complete=True)
+        else:
+            self._stats.drop("too_large")
+            self._chunks = []
+            self.lose()
 
     def _orphan(self) -> None:
         """A continuation of nothing: the start was lost, or the end was taken too early."""
