@@ -62,6 +62,8 @@ class CopySwitch:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.wanted = mode is not Coding.TRANSCODE
+        """Whether pictures are copied where that is possible."""
         self.copies = False
         """Whether the last picture was passed on as it was."""
         self.copied = 0
@@ -84,12 +86,8 @@ class CopySwitch:
     def mode(self, mode: Coding) -> None:
         if mode is not self._mode:
             self._mode = mode
+            self.wanted = mode is not Coding.TRANSCODE
             self._rest_s, self._rests_until = 0.0, -math.inf
-
-    @property
-    def wanted(self) -> bool:
-        """Whether pictures are copied where that is possible."""
-        return self._mode is not Coding.TRANSCODE
 
     @property
     def may_begin(self) -> bool:

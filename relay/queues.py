@@ -46,6 +46,8 @@ class MediaQueue(Generic[T]):
         self.name = name
         self.capacity = capacity
         self.policy = policy
+        self.closed = False
+        """Whether it takes no more; see `close`."""
         self.dropped: Counter[str] = Counter()
         """Items that were put but never delivered, by reason."""
         self.observer: Callable[[T], None] | None = None
@@ -53,18 +55,15 @@ class MediaQueue(Generic[T]):
         self._items: deque[T] = deque()
         self._getters: deque[asyncio.Future[None]] = deque()
         self._putters: deque[asyncio.Future[None]] = deque()
-        self._closed = asyncio.Event()
+        self._waits = policy is OverflowPolicy.WAIT
+        self._closing = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._items)
 
-    @property
-    def closed(self) -> bool:
-        return self._closed.is_set()
-
     async def wait_closed(self) -> None:
         """Return when the queue takes no more; there may be items left in it."""
-        await self._closed.wait()
+        await self._closing.wait()
 
     def put_nowait(self, item: T) -> bool:
         """Append without waiting.
@@ -81,7 +80,7 @@ class MediaQueue(Generic[T]):
             raise QueueClosed(self.name)
         kept_all = True
         if len(self._items) >= self.capacity:
-            if self.policy is OverflowPolicy.WAIT:
+            if self._waits:
                 raise asyncio.QueueFull(self.name)
             self._items.popleft()
             self.dropped["overflow"] += 1
@@ -89,7 +88,8 @@ class MediaQueue(Generic[T]):
         self._items.append(item)
         if self.observer is not None:
             self.observer(item)
-        _wake_next(self._getters)
+        if self._getters:
+            _wake_next(self._getters)
         return kept_all
 
     async def put(self, item: T) -> bool:
@@ -97,11 +97,7 @@ class MediaQueue(Generic[T]):
 
         Returns, raises: as `put_nowait`, without QueueFull.
         """
-        while (
-            self.policy is OverflowPolicy.WAIT
-            and len(self._items) >= self.capacity
-            and not self.closed
-        ):
+        while self._waits and len(self._items) >= self.capacity and not self.closed:
             await self._park(self._putters)
         return self.put_nowait(item)
 
@@ -158,13 +154,15 @@ class MediaQueue(Generic[T]):
 
     def close(self) -> None:
         """Take no more; readers get what is left, then QueueClosed. Idempotent."""
-        self._closed.set()
+        self.closed = True
+        self._closing.set()
         _wake_all(self._getters)
         _wake_all(self._putters)
 
     def _take(self) -> T:
         item = self._items.popleft()
-        _wake_next(self._putters)
+        if self._putters:
+            _wake_next(self._putters)
         return item
 
     async def _park(self, waiters: deque[asyncio.Future[None]]) -> None:

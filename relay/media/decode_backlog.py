@@ -26,10 +26,11 @@ class DecodeBacklog:
         """Units were let go of that the decoder would have needed. Whoever decodes next resets it,
         and this."""
         self._groups: deque[deque[AccessUnit]] = deque([deque()], maxlen=GROUPS)
-        self._bytes = 0
+        self._units = self._bytes = 0
+        """In all groups together."""
 
     def __len__(self) -> int:
-        return sum(len(group) for group in self._groups)
+        return self._units
 
     def pass_by(self, unit: AccessUnit) -> None:
         """`unit` is not decoded now; if it is a keyframe it is an IDR picture."""
@@ -40,8 +41,9 @@ class DecodeBacklog:
         if self.lost:
             return
         self._groups[-1].append(unit)
+        self._units += 1
         self._bytes += len(unit.data)
-        if len(self) > MOST_UNITS or self._bytes > MOST_BYTES:
+        if self._units > MOST_UNITS or self._bytes > MOST_BYTES:
             self.clear()
             self.lost = True
 
@@ -77,7 +79,8 @@ class DecodeBacklog:
     def _forget(self) -> None:
         self._groups.clear()
         self._groups.append(deque())
-        self._bytes = 0
+        self._units = self._bytes = 0
 
     def _measure(self) -> None:
+        self._units = sum(len(group) for group in self._groups)
         self._bytes = sum(len(unit.data) for group in self._groups for unit in group)

@@ -29,6 +29,9 @@ from relay.trickle.subscriber import TrickleSubscriber
 
 log = structlog.get_logger(__name__)
 
+# Python 3.11 finds a member of an enum by a call each time.
+_AUDIO, _VIDEO = MediaKind.AUDIO, MediaKind.VIDEO
+
 
 class Ingest:
     """Stages 1 to 3.
@@ -87,12 +90,12 @@ class Ingest:
         try:
             async with self._subscriber:
                 async for segment in self._subscriber:
-                    async for data in segment:
+                    while data := await segment.read_chunk():
                         await self._take(self._decoder.demux(data, self._clock()))
                     await self._take(self._decoder.segment_boundary(self._clock()))
             await self._queue(await self._late.flush())
-            if self._edge is not None:
-                await self._put(self._edge.flush())
+            for frame in self._edge.flush() if self._edge is not None else ():
+                await self._put(frame)
         except QueueClosed:
             pass  # stopped while frames waited
         finally:
@@ -109,14 +112,16 @@ class Ingest:
 
     async def _take(self, units: list[AccessUnit]) -> None:
         for unit in units:
-            if unit.stream.kind is MediaKind.AUDIO:
+            kind = unit.stream.kind
+            if kind is _AUDIO:
                 self.sounded.tick()
                 self._on_audio(unit)
-            elif unit.stream.kind is MediaKind.VIDEO:
+            elif kind is _VIDEO:
                 self._on_video_time(unit.dts)
                 if self._copied.takes(unit):
-                    await self._queue(await self._late.flush())
-                    await self._queue([self._late.pass_by(unit)])
+                    if self._late.holds:
+                        await self._queue(await self._late.flush())
+                    await self._queue((self._late.pass_by(unit),))
                     continue
                 began_at = self._clock()
                 frames = await self._late.decode(unit)
@@ -128,17 +133,20 @@ class Ingest:
             self.decoded.tick()
             self.pace.note(frame.pts)
             self._on_picture(frame.picture if isinstance(frame, CodedFrame) else frame)
-            await self._put(self._edge.admit(frame) if self._edge is not None else [frame])
+            if self._edge is None or self._edge.reached:
+                await self._put(frame)
+                continue
+            for admitted in self._edge.admit(frame):
+                await self._put(admitted)
 
-    async def _put(self, frames: list[SourceFrame]) -> None:
-        for frame in frames:
-            if not self._limit.admits(frame.pts):
-                self._frames.dropped["frame_limit"] += 1
-            elif not isinstance(frame, CodedFrame) and self._limit.skips():
-                # Without one of them the coded ones would all have to be decoded and encoded.
-                self._frames.dropped["shed"] += 1
-            elif not self._frames.closed:
-                await self._frames.put(frame)
+    async def _put(self, frame: SourceFrame) -> None:
+        if not self._limit.admits(frame.pts):
+            self._frames.dropped["frame_limit"] += 1
+        elif not isinstance(frame, CodedFrame) and self._limit.skips():
+            # Without one of them the coded ones would all have to be decoded and encoded.
+            self._frames.dropped["shed"] += 1
+        elif not self._frames.closed:
+            await self._frames.put(frame)
 
     def tally(self, tally: Tally) -> None:
         """Add what was counted and measured."""

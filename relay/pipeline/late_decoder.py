@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from functools import partial
 
 from relay.codec_executor import CodecExecutor
 from relay.errors import MediaError
@@ -29,7 +30,8 @@ class LateDecoder:
         self._kept: OrderedDict[int, DecodedFrame] = OrderedDict()
         """By the number of the access unit."""
         self._turn = asyncio.Lock()
-        self._holds = False
+        self.holds = False
+        """Whether `flush` may have something to give."""
 
     async def decode(self, unit: AccessUnit) -> list[DecodedFrame]:
         """The pictures that `unit` completes, fitted.
@@ -39,7 +41,7 @@ class LateDecoder:
         """
         async with self._turn:
             missed = self._backlog.take()
-            self._holds = True
+            self.holds = True
             return await self._codecs.run(self._decode_behind, missed, unit)
 
     def pass_by(self, unit: AccessUnit) -> CodedFrame:
@@ -47,19 +49,15 @@ class LateDecoder:
         if unit.keyframe and self._kept:
             self._kept.clear()
         self._backlog.pass_by(unit)
-
-        async def picture() -> DecodedFrame | None:
-            return await self._picture(unit)
-
-        return CodedFrame(unit, picture, unit.pts, unit.arrived_at)
+        return CodedFrame(unit, partial(self._picture, unit), unit.pts, unit.arrived_at)
 
     async def flush(self) -> list[DecodedFrame]:
         """The pictures of those given to `decode` that B-frames still hold back; what is decoded
         next is an IDR picture."""
-        if not self._holds:
+        if not self.holds:
             return []
         async with self._turn:
-            self._holds = False
+            self.holds = False
             return await self._codecs.run(self._decoder.flush)
 
     async def _picture(self, unit: AccessUnit) -> DecodedFrame | None:

@@ -79,6 +79,7 @@ class SubscribedSegment:
         self._replayed = 0
         self._replayed_crc = 0
         self._fruitless_resumes = 0
+        self._stall_s = owner.body_stall_s
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -111,22 +112,23 @@ class SubscribedSegment:
         If this is cancelled, nothing is lost: the next call goes on.
         """
         while self._get is not None:
-            stall_s = self._owner.body_stall_s * min(2**self._fruitless_resumes, _STALL_STRETCH)
             try:
-                chunk = await self._get.read(stall_s)
+                chunk = await self._get.read(self._stall_s)
             except HttpFailure:
                 await self._take_up_again()
                 continue
             if not chunk:
                 self._end(truncated=self._replayed < self.bytes_read)
                 break
-            if chunk := self._new_part(chunk):
-                self._fruitless_resumes = 0
-                self._crc = zlib.crc32(chunk, self._crc)
-                self.bytes_read += len(chunk)
-                self._replayed = self.bytes_read
-                self._owner.note_bytes(self.seq, chunk)
-                return chunk
+            if self._replayed < self.bytes_read and not (chunk := self._new_part(chunk)):
+                continue
+            if self._fruitless_resumes:
+                self._note_resumes(0)
+            self._crc = zlib.crc32(chunk, self._crc)
+            self.bytes_read += len(chunk)
+            self._replayed = self.bytes_read
+            self._owner.note_bytes(self.seq, chunk)
+            return chunk
         return b""
 
     async def aclose(self) -> None:
@@ -137,10 +139,8 @@ class SubscribedSegment:
             await get.aclose()
 
     def _new_part(self, chunk: bytes) -> bytes:
-        """What of `chunk` was not delivered before the last cut."""
+        """What of `chunk`, which begins before the last cut, was not delivered then."""
         missing = self.bytes_read - self._replayed
-        if not missing:
-            return chunk
         replay = chunk[:missing]
         self._replayed += len(replay)
         self._replayed_crc = zlib.crc32(replay, self._replayed_crc)
@@ -164,11 +164,16 @@ class SubscribedSegment:
             # Asked for again and still silent, and the publisher is elsewhere already.
             self._end(truncated=True)
             return
-        self._fruitless_resumes += 1
+        self._note_resumes(self._fruitless_resumes + 1)
         self._replayed = self._replayed_crc = 0
         self._get = await self._owner.resume(self.seq, stalled=stalled)
         if self._get is None:
             self._note_end(truncated=not self._owner.stopping)
+
+    def _note_resumes(self, fruitless: int) -> None:
+        """So many in a row brought nothing: the server is given the longer for the next bytes."""
+        self._fruitless_resumes = fruitless
+        self._stall_s = self._owner.body_stall_s * min(2**fruitless, _STALL_STRETCH)
 
     def _end(self, *, truncated: bool) -> None:
         if self._get is not None:

@@ -35,13 +35,16 @@ def test_up_to_one_of_them() -> None:
     units = [unit(number, idr=number in (0, 3, 6)) for number in range(10)]
     for one in units:
         backlog.pass_by(one)
+    assert len(backlog) == 7
     assert backlog.take_up_to(units[2]) == [], "two groups back"
     assert backlog.take_up_to(unit(4)) == [], "an equal one is another one"
     assert numbers(backlog.take_up_to(units[4])) == [3, 4]
+    assert len(backlog) == 5
     assert numbers(backlog.take_up_to(units[5])) == [5]
     assert numbers(backlog.take_up_to(units[7])) == [6, 7]
     assert backlog.take_up_to(units[5]) == []
     assert numbers(backlog.take()) == [8, 9]
+    assert len(backlog) == 0
 
 
 @pytest.mark.parametrize(("most_units", "most_bytes"), [(3, 1000), (1000, 30)])
