@@ -105,19 +105,25 @@ class DelayMeter:
     ) -> None:
         self.window_s = window_s
         self._clock = clock
-        self._samples: deque[tuple[float, float]] = deque(maxlen=capacity)
+        self._times: deque[float] = deque(maxlen=capacity)
+        self._values: deque[float] = deque(maxlen=capacity)
+        """The samples, and when each was added."""
         self.histogram = Histogram()
 
     def add(self, seconds: float) -> None:
         self.histogram.add(seconds)
-        self._samples.append((self._clock(), seconds))
+        self._times.append(self._clock())
+        self._values.append(seconds)
 
     def percentiles_ms(self) -> dict[str, float] | None:
         """``{"p50", "p95", "p99"}`` in milliseconds, or None without a sample."""
         horizon = self._clock() - self.window_s
-        values = sorted(value for at, value in self._samples if at >= horizon)
-        if not values:
+        while self._times and self._times[0] < horizon:
+            self._times.popleft()
+            self._values.popleft()
+        if not self._values:
             return None
+        values = sorted(self._values)
         return {f"p{q}": round(percentile(values, q) * 1000, 2) for q in (50, 95, 99)}
 
 

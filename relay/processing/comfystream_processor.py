@@ -318,8 +318,9 @@ class ComfyStreamProcessor:
             if self._config.paused or client.is_excused:
                 began_at = time.monotonic()
             unanswered_s = min(self._fallback.unanswered_s(), time.monotonic() - began_at)
-            limit_s = max(UNANSWERED_S, 5 * client.ledger.slowest_recent_s())
-            if unanswered_s > limit_s:
+            if unanswered_s <= UNANSWERED_S:
+                continue  # before round trips are sorted for nothing
+            if unanswered_s > 5 * client.ledger.slowest_recent_s():
                 raise ProcessingError(
                     f"no frame has come back from ComfyStream for {unanswered_s:.1f} s",
                     code="media_timeout",

@@ -1,10 +1,10 @@
-"""Events a second, as the status tells them."""
+"""Rates and delays of the last seconds, as the status tells them."""
 
 from __future__ import annotations
 
 import pytest
 
-from relay.stats import RateMeter
+from relay.stats import DelayMeter, RateMeter
 
 
 class Clock:
@@ -54,3 +54,30 @@ def test_more_events_than_are_kept_shorten_the_window() -> None:
     assert meter.rate == pytest.approx(1000.0)
     assert meter.total == 10_100
     assert len(meter._times) == 50
+
+
+def test_percentiles_are_those_of_the_window() -> None:
+    """What is older counts in the histogram alone."""
+    clock = Clock()
+    meter = DelayMeter(clock=clock)
+    assert meter.percentiles_ms() is None
+    for _ in range(50):
+        meter.add(3.0)
+    clock.now += 5.0
+    for milliseconds in range(1, 102):
+        meter.add(milliseconds / 1000)
+    assert meter.percentiles_ms() == {"p50": 76.0, "p95": 3000.0, "p99": 3000.0}
+    clock.now += 6.0
+    assert meter.percentiles_ms() == {"p50": 51.0, "p95": 96.0, "p99": 100.0}
+    clock.now += 6.0
+    assert meter.percentiles_ms() is None
+    assert sum(meter.histogram.counts) == 151
+
+
+def test_no_more_than_the_capacity_is_kept() -> None:
+    """The newest."""
+    clock = Clock()
+    meter = DelayMeter(capacity=10, clock=clock)
+    for number in range(100):
+        meter.add(float(number))
+    assert meter.percentiles_ms() == {"p50": 94_000.0, "p95": 99_000.0, "p99": 99_000.0}
