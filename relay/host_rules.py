@@ -13,6 +13,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from yarl import URL
 
@@ -33,6 +34,8 @@ PROTECTED: tuple[IpNetwork, ...] = tuple(
 )
 """Where machines keep what is for themselves alone; a rule has to name them to open them."""
 
+HOSTS_REMEMBERED = 256
+"""That were allowed; the names of others are not kept."""
 _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052, section 2.1
 _NAME = re.compile(r"(\*\.)?[^\s:/@\[\]*?#%]{1,253}")
@@ -125,6 +128,8 @@ class HostRules:
             rules += [_rule_of(url) for url in own]
         self._rules = tuple(rules or [HostRule(name="*"), *map(_rule_of, own)])
         self._own = {(URL(url).host, URL(url).port) for url in own}
+        # Each segment asks for the host of the one before.
+        self._check = lru_cache(HOSTS_REMEMBERED)(self._check_host)
 
     def is_own(self, url: str | URL) -> bool:
         """Whether the operator named this server."""
@@ -140,7 +145,9 @@ class HostRules:
             HostNotAllowedError: it is not.
         """
         parsed = URL(url)
-        host, port = parsed.host or "", parsed.port or 0
+        return self._check(parsed.host or "", parsed.port or 0)
+
+    def _check_host(self, host: str, port: int) -> bool:
         address = _address(host)
         if address is not None:
             if self.allows_address(host, address, port):

@@ -64,8 +64,8 @@ class ChannelUrl:
         return self._below(NEXT_PATH)
 
     def _below(self, last: str) -> URL:
-        parts = urlsplit(self.url)
-        return URL(urlunsplit(parts._replace(path=f"{parts.path}/{last}")), encoded=True)
+        path, mark, query = self.url.partition("?")
+        return URL(f"{path}/{last}{mark}{query}", encoded=True)
 
 
 def redact_name(name: str) -> str:
