@@ -90,7 +90,7 @@ async def test_a_server_that_hangs_in_an_offer_is_left_alone_until_it_restarts()
             assert (await wedged.state())["offers"] == 1
             await wedged.stop()
             await found.wait_processing(lambda p: p["error_code"] == "comfystream_unreachable")
-            async with standin_process("--port", str(port)):
+            async with standin_process("--port", str(port)) as found.server:
                 await found.wait_processed()
                 await found.assert_unharmed()
                 await found.stack.call("DELETE", f"/session/{found.session_id}")
@@ -112,6 +112,7 @@ async def test_a_killed_server_is_noticed_and_taken_up_again() -> None:
             await found.wait_unprocessed()
             assert (await found.status())["processing"]["fallback_active"]
             async with standin_process("--port", str(port)) as again:
+                found.server = again
                 await found.wait_processed()
                 await found.assert_unharmed(killed_at)
                 found.assert_sound_is_whole()
@@ -186,6 +187,7 @@ async def test_a_workflow_that_the_server_does_not_run_is_told() -> None:
         assert "NotThere" in status["processing"]["error"]
         assert status["status"] == "active"
         await found.wait_status(lambda s: s["health"] == "degraded_processing")
+        found.inverts = False
         await found.assert_unharmed()
 
 
