@@ -99,6 +99,15 @@ class VideoEncoderName(StrEnum):
     H264_AMF = "h264_amf"
 
 
+class VideoPreset(StrEnum):
+    """How much time x264 takes for a picture of the output, by its own names."""
+
+    ULTRAFAST = "ultrafast"
+    SUPERFAST = "superfast"
+    VERYFAST = "veryfast"
+    FASTER = "faster"
+
+
 class Settings(BaseSettings):
     """What an operator can set. Frozen; `load_settings` makes it from flags and environment."""
 
@@ -184,6 +193,12 @@ class Settings(BaseSettings):
         description="`libx264`, or a graphics card's `h264_nvenc` (NVIDIA), `h264_qsv` (Intel),"
         " `h264_amf` (AMD), which is tried at the start and gives way to x264; `auto`: the first of"
         " these that works.",
+    )
+    video_preset: VideoPreset = Field(
+        VideoPreset.SUPERFAST,
+        description="How much time x264 takes for a picture of the output: `ultrafast` takes about"
+        " half of what `superfast` takes, and the picture is coarser at the same bit rate;"
+        " `veryfast` and `faster` take more.",
     )
     codec_threads: int = Field(
         0,

@@ -34,7 +34,7 @@ class TrickleSegmentEncoder:
         audio: the audio stream to announce from the start, if there will be one.
         video: whether to announce video from the start; without, pictures may still come later.
         clock_lead_s: see `SegmentMuxer`.
-        fps_hint, bit_rate, keyframe_seconds, codec: see `VideoEncoder`.
+        fps_hint, bit_rate, keyframe_seconds, preset, codec: see `VideoEncoder`.
     """
 
     def __init__(
@@ -49,11 +49,13 @@ class TrickleSegmentEncoder:
         fps_hint: float = 30.0,
         bit_rate: int | None = None,
         keyframe_seconds: float = 10.0,
+        preset: str = "superfast",
         codec: str = SOFTWARE,
     ) -> None:
         self._fps_hint = fps_hint
         self._bit_rate = bit_rate
         self._keyframe_seconds = keyframe_seconds
+        self._preset = preset
         self._codec = codec
         self._muxer = SegmentMuxer(
             H264_STREAM if video else None, audio, segment_seconds, clock_lead_s=clock_lead_s
@@ -161,5 +163,6 @@ class TrickleSegmentEncoder:
             bit_rate=self._bit_rate,
             keyframe_seconds=self._keyframe_seconds,
             delimiters=True,
+            preset=self._preset,
             codec=self._codec,
         )

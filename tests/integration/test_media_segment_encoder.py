@@ -249,6 +249,17 @@ def test_a_libav_reader_has_each_picture_with_its_last_byte(
     assert out == [chunk.pts for chunk in video]
 
 
+@pytest.mark.parametrize(
+    ("preset", "search"), [("ultrafast", b"subme=0"), ("superfast", b"subme=1")]
+)
+def test_the_preset_reaches_x264(preset: str, search: bytes) -> None:
+    """It writes its options into the first picture."""
+    encoder = TrickleSegmentEncoder(64, 64, preset=preset)
+    (unit,) = encoder.encode_picture(DecodedFrame(av.VideoFrame(64, 64, "yuv420p"), 0))
+    encoder.finish()
+    assert search in unit.data
+
+
 def test_an_output_that_begins_with_sound_goes_on_with_pictures(tmp_path: Path) -> None:
     """The pictures that come later begin a segment with tables that list them; the whole is one
     clean stream, every table packet in its order."""
