@@ -93,11 +93,12 @@ class TrickleStreamDecoder:
 
     def demux(self, data: bytes, arrived_at: float | None = None) -> list[AccessUnit]:
         """The access units, video and audio, that these bytes of the channel complete."""
-        return self._demuxer.feed(data, self._now(arrived_at))
+        return self._demuxer.feed(data, self._clock() if arrived_at is None else arrived_at)
 
     def segment_boundary(self, arrived_at: float | None = None) -> list[AccessUnit]:
         """A segment ended: the access units that were still open."""
-        return self._demuxer.segment_boundary(self._now(arrived_at))
+        at = self._clock() if arrived_at is None else arrived_at
+        return self._demuxer.segment_boundary(at)
 
     def decode(self, unit: AccessUnit) -> list[DecodedFrame]:
         """The pictures that a video access unit completes, fitted; none for audio.
@@ -148,9 +149,6 @@ class TrickleStreamDecoder:
             self._decoder = None
         if self._fitter is not None:
             self._fitter.close()
-
-    def _now(self, arrived_at: float | None) -> float:
-        return self._clock() if arrived_at is None else arrived_at
 
     def _decode_all(self, units: list[AccessUnit]) -> list[DecodedFrame | AccessUnit]:
         items: list[DecodedFrame | AccessUnit] = []

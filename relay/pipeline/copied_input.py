@@ -51,6 +51,9 @@ class CopiedInput:
         self._limit = limit
         self._prevented = prevented
         self._parameter_sets = ParameterSets()
+        self._sps_bytes = b""
+        self._sps: SequenceParameters | None = None
+        """What they say; None if that can't be told."""
         self._fits = False
         self._number = 0
         self._group_units = self._group_bytes = 0
@@ -98,11 +101,14 @@ class CopiedInput:
         return None
 
     def _obstacle_of(self, sps_bytes: bytes) -> Obstacle | None:
-        try:
-            sps = parse_sps(sps_bytes)
-        except MediaError:
-            return Obstacle.PROFILE
-        if sps.profile_idc not in PROFILES:
+        if sps_bytes != self._sps_bytes:
+            self._sps_bytes = sps_bytes
+            try:
+                self._sps = parse_sps(sps_bytes)
+            except MediaError:
+                self._sps = None
+        sps = self._sps
+        if sps is None or sps.profile_idc not in PROFILES:
             return Obstacle.PROFILE
         if not sps.frame_mbs_only:
             return Obstacle.INTERLACED

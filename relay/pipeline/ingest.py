@@ -95,7 +95,7 @@ class Ingest:
                     await self._take(self._decoder.segment_boundary(self._clock()))
             await self._queue(await self._late.flush())
             for frame in self._edge.flush() if self._edge is not None else ():
-                await self._put(frame)
+                self._put(frame)
         except QueueClosed:
             pass  # stopped while frames waited
         finally:
@@ -133,20 +133,30 @@ class Ingest:
             self.decoded.tick()
             self.pace.note(frame.pts)
             self._on_picture(frame.picture if isinstance(frame, CodedFrame) else frame)
-            if self._edge is None or self._edge.reached:
-                await self._put(frame)
-                continue
-            for admitted in self._edge.admit(frame):
-                await self._put(admitted)
+            if self._edge is None:
+                if self._admits(frame):
+                    await self._frames.put(frame)
+            elif self._edge.reached:
+                self._put(frame)
+            else:
+                for admitted in self._edge.admit(frame):
+                    self._put(admitted)
 
-    async def _put(self, frame: SourceFrame) -> None:
+    def _put(self, frame: SourceFrame) -> None:
+        """Where newer frames take the place of old ones."""
+        if self._admits(frame):
+            self._frames.put_nowait(frame)
+
+    def _admits(self, frame: SourceFrame) -> bool:
+        """Whether it goes on; counted if it does not."""
         if not self._limit.admits(frame.pts):
             self._frames.dropped["frame_limit"] += 1
-        elif not isinstance(frame, CodedFrame) and self._limit.skips():
+            return False
+        if not isinstance(frame, CodedFrame) and self._limit.skips():
             # Without one of them the coded ones would all have to be decoded and encoded.
             self._frames.dropped["shed"] += 1
-        elif not self._frames.closed:
-            await self._frames.put(frame)
+            return False
+        return not self._frames.closed
 
     def tally(self, tally: Tally) -> None:
         """Add what was counted and measured."""

@@ -192,6 +192,19 @@ async def test_the_session_s_size_may_change(codecs: CodecExecutor) -> None:
     assert source.obstacle == "size"
 
 
+async def test_the_source_s_size_may_change(codecs: CodecExecutor) -> None:
+    """Each keyframe's own parameter sets count: what fits is copied before and after what does
+    not."""
+    source = Source(codecs)
+    await source.take(stream(GOP, profile="baseline"))
+    assert len(source.coded) == GOP
+    await source.take(stream(GOP, GOP, profile="baseline", size=192))
+    assert len(source.coded) == GOP
+    assert source.obstacle == "size"
+    await source.take(stream(GOP, 2 * GOP, profile="baseline"))
+    assert len(source.coded) == 2 * GOP
+
+
 async def test_what_leaves_pictures_out_copies_none(codecs: CodecExecutor) -> None:
     """A frame rate at the most, from the picture on that it comes into force with; `wait`."""
     source = Source(codecs)
