@@ -119,7 +119,7 @@ class PipelineResources:
             video=video,
             clock_lead_s=PROCESSED_CLOCK_LEAD_S if processed else CLOCK_LEAD_S,
             bit_rate=self.settings.video_bitrate or None,
-            preset=self.settings.video_preset,
+            preset=self.settings.video_preset.value,
             codec=self.video_encoder,
         )
 
