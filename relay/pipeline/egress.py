@@ -195,7 +195,9 @@ class Egress:
     def _stays_encoded(self, unit: AccessUnit, shown: bool) -> bool:
         if self.copying.wanted and unit.keyframe and not self._parameter_sets.complete(unit):
             unit.keyframe = False
-        return self._copied.takes(unit, shown=shown)
+        takes = self._copied.takes(unit, shown=shown)
+        # While nothing can be decoded nothing is shown, and only decoding tells the end of it.
+        return takes and (shown or self._decodable)
 
     async def _pass_on(self, unit: AccessUnit, shown: bool) -> None:
         """Let a unit go out as it is, or, if it is not to be shown, not at all."""

@@ -164,9 +164,11 @@ async def test_a_video_sender_that_dies_gets_a_new_connection() -> None:
         await assert_never_endangered(found)
 
 
-async def test_media_that_can_not_be_decoded_is_no_answer() -> None:
-    """The source is seen instead, and the connection is replaced."""
-    async with scene() as found:
+@pytest.mark.parametrize("egress", ["transcode", "copy"])
+async def test_media_that_can_not_be_decoded_is_no_answer(egress: str) -> None:
+    """The source is seen instead, and the connection is replaced; also where pictures are passed
+    on as they come, which shows the end of it to nobody who does not decode them."""
+    async with scene(request={"egress": egress}) as found:
         broken_at = time.monotonic()
         await found.stack.comfystream.set_faults(undecodable=True)
         await found.wait_processing(lambda p: p["error_code"] == "media_undecodable")
