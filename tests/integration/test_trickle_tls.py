@@ -104,7 +104,8 @@ async def stream_once(url: str, tls: Tls, session: aiohttp.ClientSession | None 
     publisher, subscriber = clients(url, tls, session)
     async with asyncio.timeout(10), publisher, subscriber:
         async with await publisher.next_segment() as segment:
-            await segment.write(b"secret")
+            await segment.write(b"sec")
+            assert segment.write_nowait(b"ret")
         assert await (await anext(subscriber)).read() == b"secret"
 
 
