@@ -221,7 +221,13 @@ async def sample(samples: list[Holdings], every_s: float) -> None:
 
 
 async def run(options: argparse.Namespace) -> int:
-    async with stage(options.sessions, quarantine_s=8.0, input_timeout_s=30.0) as found:
+    async with stage(
+        options.sessions,
+        quarantine_s=8.0,
+        input_timeout_s=30.0,
+        ingest=options.ingest,
+        egress=options.egress,
+    ) as found:
         soak = Soak(found, options.seed)
         await soak.start()
         await asyncio.gather(*(soak.recover(lane) for lane in soak.lanes))
@@ -263,6 +269,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--sessions", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
+    for side in ("ingest", "egress"):
+        parser.add_argument(f"--{side}", default="transcode", help=f"RELAY_{side.upper()}")
     return asyncio.run(run(parser.parse_args()))
 
 
