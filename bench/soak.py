@@ -1,7 +1,7 @@
 """Sessions under random faults for as long as you like; at the end each has to be well, or to have
 ended for the right reason.
 
-    python -m bench.soak [--minutes 60] [--sessions 2] [--seed 1]
+    python -m bench.soak [--minutes 60] [--sessions 2] [--seed 1] [--ingest copy] [--egress copy]
 
 Every few seconds something goes wrong with a server, a channel or a session, for some seconds.
 Between the faults a session may be in any state but `failed`; a minute after the last one it has
