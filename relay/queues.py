@@ -98,7 +98,12 @@ class MediaQueue(Generic[T]):
         Returns, raises: as `put_nowait`, without QueueFull.
         """
         while self._waits and len(self._items) >= self.capacity and not self.closed:
-            await self._park(self._putters)
+            waiter = _park(self._putters)
+            try:
+                await waiter
+            except BaseException:
+                _leave(self._putters, waiter)
+                raise
         return self.put_nowait(item)
 
     async def get(self) -> T:
@@ -110,7 +115,12 @@ class MediaQueue(Generic[T]):
         while not self._items:
             if self.closed:
                 raise QueueClosed(self.name)
-            await self._park(self._getters)
+            waiter = _park(self._getters)
+            try:
+                await waiter
+            except BaseException:
+                _leave(self._getters, waiter)
+                raise
         return self._take()
 
     def get_nowait(self) -> T:
@@ -165,18 +175,20 @@ class MediaQueue(Generic[T]):
             _wake_next(self._putters)
         return item
 
-    async def _park(self, waiters: deque[asyncio.Future[None]]) -> None:
-        waiter = asyncio.get_running_loop().create_future()
-        waiters.append(waiter)
-        try:
-            await waiter
-        except BaseException:
-            # A wake-up that a cancelled waiter won't use belongs to the next in line.
-            if waiter in waiters:
-                waiters.remove(waiter)
-            elif not waiter.cancelled():
-                _wake_next(waiters)
-            raise
+
+def _park(waiters: deque[asyncio.Future[None]]) -> asyncio.Future[None]:
+    """What is to be awaited, last in line; see `_leave`."""
+    waiter = asyncio.get_running_loop().create_future()
+    waiters.append(waiter)
+    return waiter
+
+
+def _leave(waiters: deque[asyncio.Future[None]], waiter: asyncio.Future[None]) -> None:
+    """The wait was cancelled: a wake-up that it won't use belongs to the next in line."""
+    if waiter in waiters:
+        waiters.remove(waiter)
+    elif not waiter.cancelled():
+        _wake_next(waiters)
 
 
 def _wake_next(waiters: deque[asyncio.Future[None]]) -> None:

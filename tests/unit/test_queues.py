@@ -90,3 +90,22 @@ def test_a_queue_needs_room() -> None:
     """A capacity below one is a mistake said at once."""
     with pytest.raises(ValueError, match="at least 1"):
         MediaQueue("frames", 0)
+
+
+async def test_waits_that_are_given_up_leave_nothing_behind() -> None:
+    """A reader with a time limit gives up once a second, for hours."""
+    queue: MediaQueue[int] = MediaQueue("frames", 1, OverflowPolicy.WAIT)
+    for _ in range(3):
+        reading = asyncio.create_task(queue.get())
+        await asyncio.sleep(0)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+    queue.put_nowait(0)
+    writing = asyncio.create_task(queue.put(1))
+    await asyncio.sleep(0)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert not queue._getters
+    assert not queue._putters
