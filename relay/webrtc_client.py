@@ -166,7 +166,7 @@ class WebRTCClient:
         self._sender = RtpVideoSender(
             transceiver.sender,
             self._outgoing.next_unit,
-            self._outgoing.stop,
+            self._outgoing.end,
             announced=self._upcoming_stamp if self._options.announce_next_frame else None,
             bursts=self._options.udp_bursts,
         )
@@ -326,7 +326,7 @@ class WebRTCClient:
         await self._outgoing.ended.wait()
         if self._outgoing.failure is not None:
             raise ProcessingError(
-                "encoding towards ComfyStream failed", code="webrtc_failed"
+                "encoding or sending towards ComfyStream failed", code="webrtc_failed"
             ) from self._outgoing.failure
         if not self._outgoing.source_ended:
             raise ProcessingError(
@@ -363,6 +363,10 @@ class WebRTCClient:
         unanswered_since: float | None = None
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
+            if self._incoming.failure is not None:
+                raise ProcessingError(
+                    "reading what ComfyStream returns failed", code="webrtc_failed"
+                ) from self._incoming.failure
             now = time.monotonic()
             if self._undecodable_since is not None:
                 undecodable_s = now - self._undecodable_since
@@ -404,7 +408,7 @@ class WebRTCClient:
         self._incoming.ask_for_tail()
         frames = self.ledger.identifier.in_flight + self._options.announce_next_frame
         with contextlib.suppress(ConnectionError):  # the connection ends, which others notice
-            self._sender.send_again(frames)
+            await self._sender.send_again(frames)
 
     async def _limit_bitrate(self) -> None:
         """Tell the server's encoder its rate with the first packet: it starts at 1 Mbit/s and

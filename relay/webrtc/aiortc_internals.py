@@ -32,6 +32,11 @@ from aiortc.rtp import (
     pack_remb_fci,
 )
 
+MOST_SRTP_BYTES = 1500
+"""pylibsrtp's buffer."""
+LONGEST_JUMP = 1024
+"""Sequence numbers that may be missing at once. To note each of 32000 costs 30 ms, and nobody has
+them any more."""
 NTP_EPOCH_S = 2_208_988_800
 """From 1900 to 1970 (RFC 868)."""
 
@@ -48,10 +53,27 @@ def disable_bandwidth_estimator(receiver: RTCRtpReceiver) -> None:
     _set(receiver, "_RTCRtpReceiver__remote_bitrate_estimator", None)
 
 
+def drop_impossible_datagrams(receiver: RTCRtpReceiver) -> None:
+    """Let no datagram come to aiortc that ends the connection: an empty one, and one that looks
+    like SRTP and is longer than libsrtp's buffer. Anybody can send them, as aioice looks at no
+    sender's address. Before the connection is up.
+    """
+    connection = _get(receiver.transport.transport, "_connection")
+    put_in_queue = _get(connection, "data_received")
+
+    def data_received(data: bytes, component: int) -> None:
+        if data and not (data[0] >> 6 == 2 and len(data) > MOST_SRTP_BYTES):
+            put_in_queue(data, component)
+
+    _set(connection, "data_received", data_received)
+
+
 def take_packets(receiver: RTCRtpReceiver, take: Callable[[bytes], None]) -> None:
     """Let `take` have each packet of the receiver's streams, decrypted, as soon as it is read; not
     those of a stream that is not known yet, nor retransmissions in a stream of their own (RFC
     4588). Once the connection is up.
+
+    At the start of a stream a packet may pass by those that still lie in aiortc's queue.
     """
     transport = receiver.transport
     connection = _get(transport.transport, "_connection")
@@ -62,9 +84,10 @@ def take_packets(receiver: RTCRtpReceiver, take: Callable[[bytes], None]) -> Non
     decrypt = _get(transport, "_rx_srtp").unprotect
 
     def data_received(data: bytes, component: int) -> None:
-        # RTP begins with 128 to 191 (RFC 7983, 7), and RTCP has no type below 192 (RFC 5761, 4).
+        # RTP begins with 128 to 191 (RFC 7983, 7); where RTCP comes on the same way, its types are
+        # those of no RTP payload (RFC 5761, 4).
         if (
-            len(data) > RTP_HEADER_LENGTH
+            RTP_HEADER_LENGTH < len(data) <= MOST_SRTP_BYTES
             and data[0] >> 6 == 2
             and data[1] & 0x7F in payload_types
             and int.from_bytes(data[8:12]) in known_streams
@@ -88,19 +111,28 @@ class ReceptionNotes:
         self._streams = _get(receiver, "_RTCRtpReceiver__remote_streams")
         self._heard_at = _get(receiver, "_RTCRtpReceiver__active_ssrc")
         self._requests = _get(receiver, "_RTCRtpReceiver__nack_generator")
+        self._timestamp: int | None = None
 
     def add(self, packet: Any) -> list[int]:
         """Note a packet of a stream that is known.
 
         Args:
-            packet: with `sequence_number`, `timestamp`, `marker` and `ssrc`.
+            packet: with `sequence_number`, `timestamp` and `ssrc`.
 
         Returns:
             The sequence numbers to ask for, if this packet shows that some are missing.
         """
         self._streams[packet.ssrc].add(packet)
-        if packet.marker:
+        if packet.timestamp != self._timestamp:
+            self._timestamp = packet.timestamp
             self._heard_at[packet.ssrc] = current_datetime()
+        newest = self._requests.max_seq
+        if newest is not None:
+            ahead = (packet.sequence_number - newest) & 0xFFFF
+            if LONGEST_JUMP < ahead < 0x8000:
+                self._requests.max_seq = packet.sequence_number
+                self._requests.missing.clear()
+                return []
         return sorted(self._requests.missing) if self._requests.add(packet) else []
 
 
@@ -121,10 +153,14 @@ async def request_keyframe(receiver: RTCRtpReceiver) -> None:
         await receiver._send_rtcp_pli(source.source)
 
 
-async def request_retransmission(receiver: RTCRtpReceiver, sequence_numbers: list[int]) -> None:
-    """Send a NACK (RFC 4585, 6.2.1) for these packets."""
-    for source in receiver.getSynchronizationSources():
-        await receiver._send_rtcp_nack(source.source, sequence_numbers)
+async def request_retransmission(
+    receiver: RTCRtpReceiver, sequence_numbers: list[int], ssrc: int | None = None
+) -> None:
+    """Send a NACK (RFC 4585, 6.2.1) for these packets of one stream; None: of every stream heard
+    in the last 10 s."""
+    heard = [source.source for source in receiver.getSynchronizationSources()]
+    for media_ssrc in heard if ssrc is None else [ssrc]:
+        await receiver._send_rtcp_nack(media_ssrc, sequence_numbers)
 
 
 def replace_sending(

@@ -22,6 +22,8 @@ REORDER_LIMIT = 1024
 twice come twice, the second time behind all that waited for them: a sender keeps the last 128 of
 them (aiortc: RTP_HISTORY_SIZE), and as many again may be on their way."""
 MOST_ASKED_FOR = 100
+MOST_PARTS = 8192
+"""Packets of one picture: 10 MB. A sender without an end to its pictures fills no memory."""
 
 
 class RtpPacketLike(Protocol):
@@ -140,16 +142,16 @@ class AccessUnitAssembler:
         return missing
 
     def _skip_gap(self) -> None:
-        assert self._next is not None
-        while self._held and self._next not in self._held:
-            self._next = (self._next + 1) % SEQUENCE_MODULUS
+        skipped = self._next
+        assert skipped is not None
+        self._next = min(self._held, key=lambda number: (number - skipped) % SEQUENCE_MODULUS)
         self._gap_since = None
         self._damaged = True
         # What had come of the broken frame is worthless without the rest, and so is the rest:
         # if its head was lost, what follows the gap is a fragment without a start code.
         if self._parts:
             self._spoilt_timestamp = self._parts_timestamp
-        elif self._held and not self._held[self._next]._data.startswith(b"\x00\x00"):
+        elif not self._held[self._next]._data.startswith(b"\x00\x00"):
             self._spoilt_timestamp = self._held[self._next].timestamp
         self._parts.clear()
 
@@ -176,7 +178,11 @@ class AccessUnitAssembler:
         self._spoilt_timestamp = None
         self._parts.append(packet._data)
         self._parts_timestamp = packet.timestamp
-        if packet.marker and self._release_on_marker:
+        if len(self._parts) > MOST_PARTS:
+            self._parts.clear()
+            self._damaged = True
+            self._spoilt_timestamp = packet.timestamp
+        elif packet.marker and self._release_on_marker:
             self._release()
 
     def _release(self) -> None:

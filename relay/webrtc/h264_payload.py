@@ -75,13 +75,14 @@ def depacketize(payload: bytes) -> bytes:
 
 
 def _nal_units(data: bytes) -> list[bytes]:
-    """From their headers on, without start codes."""
+    """From their headers on, without start codes; not those of nothing but a header, which no
+    picture needs and no payload can be."""
     positions = list(nal_positions(data))
     if not positions:
         return []
-    ends = [start for start, _ in positions[1:]]
-    headers = [header for _, header in positions]
-    return [data[header:end] for header, end in zip(headers, [*ends, len(data)], strict=True)]
+    ends = [*(start for start, _ in positions[1:]), len(data)]
+    found = [data[header:end] for (_, header), end in zip(positions, ends, strict=True)]
+    return [nal for nal in found if len(nal) > 1]
 
 
 def _aggregated_bytes(nals: list[bytes]) -> int:

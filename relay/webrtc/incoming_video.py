@@ -91,8 +91,15 @@ class IncomingVideo:
         if self._receiver is not None:
             await aiortc_internals.send_bitrate_limit(self._receiver, bits_per_second)
 
+    @property
+    def failure(self) -> Exception | None:
+        """What made reading end, if that was a fault."""
+        return self._packets.failure if self._packets is not None else None
+
     async def aclose(self) -> None:
-        """Stop sending feedback."""
+        """Read no more and send no feedback."""
+        if self._packets is not None:
+            self._packets.close()
         for task in self._feedback:
             task.cancel()
         await asyncio.gather(*self._feedback, return_exceptions=True)

@@ -51,9 +51,9 @@ class VideoStreamTrack(MediaStreamTrack):
     """The outgoing track: takes frames from a queue, gives access units to a `RtpVideoSender`, or
     as packets to aiortc's own.
 
-    It is asked once the connection is up; anything but a clean end would kill aiortc's sender
-    for good without a word, so it raises MediaStreamError only, when the queue has ended or
-    the encoder has failed (`failure` then says why).
+    It is asked once the connection is up, and raises MediaStreamError only, when the queue has
+    ended or the encoder has failed (`failure` then says why): anything else would kill aiortc's
+    sender for good without a word.
 
     Args:
         frames: all of one size (yuv420p).
@@ -150,7 +150,7 @@ class VideoStreamTrack(MediaStreamTrack):
             raise MediaStreamError from None
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # aiortc's sender must not see anything else
+        except Exception as error:  # a sender must not see anything else
             self.failure = error
             raise MediaStreamError from error
         finally:
@@ -162,15 +162,24 @@ class VideoStreamTrack(MediaStreamTrack):
         """Whether every frame was taken and none will come."""
         return self._frames.closed and not len(self._frames)
 
+    def end(self, failure: Exception | None) -> None:
+        """Its sender sends no more.
+
+        Args:
+            failure: what made it end, if that was a fault.
+        """
+        self.failure = self.failure or failure
+        self.stop()
+
     def stop(self) -> None:
-        """End the track; aiortc calls it when the connection closes. Idempotent."""
+        """End the track, once nobody waits for it any more. Idempotent."""
         super().stop()
         self.ended.set()
         self._late.close()
         self._feeding.close()
 
     def close_encoder(self) -> None:
-        """Free the encoder, once aiortc has stopped calling `recv`."""
+        """Free the encoder, once no unit is asked for any more."""
         if self._encoder is not None:
             self._encoder.close()
             self._encoder = None

@@ -48,10 +48,14 @@ class RtpVideoReceiver:
         assembler: AccessUnitAssembler,
         in_background: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
+        self.failure: Exception | None = None
+        """What made reading end; nobody above a socket's callback sees it."""
         self._receiver = receiver
         self._assembler = assembler
         self._in_background = in_background
         self._notes = aiortc_internals.ReceptionNotes(receiver)
+        self._closed = False
+        aiortc_internals.drop_impossible_datagrams(receiver)
         aiortc_internals.replace_jitter_buffer(receiver, assembler)
         aiortc_internals.disable_bandwidth_estimator(receiver)
 
@@ -59,14 +63,29 @@ class RtpVideoReceiver:
         """Read directly from now on; the connection is up."""
         aiortc_internals.take_packets(self._receiver, self._take)
 
+    def close(self) -> None:
+        """Read no more. Idempotent."""
+        self._closed = True
+
     def _take(self, data: bytes) -> None:
+        if self._closed:
+            return
         try:
             packet = parse(data)
         except ValueError:
-            return  # as aiortc does
+            return  # missing, as if it had not come
+        try:
+            self._take_packet(packet)
+        except Exception as error:  # of those who take the pictures: the connection ends of it
+            self.failure = error
+            self.close()
+
+    def _take_packet(self, packet: ReceivedPacket) -> None:
         missing = self._notes.add(packet)
         if missing:
-            self._in_background(aiortc_internals.request_retransmission(self._receiver, missing))
+            self._in_background(
+                aiortc_internals.request_retransmission(self._receiver, missing, packet.ssrc)
+            )
         keyframe_needed, _ = self._assembler.add(packet)
         if keyframe_needed:
             self._in_background(aiortc_internals.request_keyframe(self._receiver))

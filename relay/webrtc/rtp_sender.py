@@ -8,12 +8,13 @@ goes on doing: negotiation, encryption keys, RTCP.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import struct
+import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-import structlog
 from aiortc import RTCRtpSender
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
@@ -23,15 +24,16 @@ from relay.webrtc import aiortc_internals
 from relay.webrtc.h264_payload import packetize
 from relay.webrtc.udp_burst import UdpBurst
 
-log = structlog.get_logger(__name__)
-
 MOST_PAYLOAD_BYTES = 1300
 """As aiortc: the way has to carry packets of this size in any case, for they come back so."""
 TOGETHER, PAUSE_S = 32, 0.001
 """So many packets leave at once, and the rest of a larger picture later: a socket with Linux's
 default buffer (net.core.rmem_default) holds 92 of them before its process reads (measured)."""
 HISTORY = 512
-"""Packets that can be sent once more: two large keyframes, or some seconds."""
+"""Packets that can be sent once more: two large keyframes, or two seconds at 2 Mbit/s."""
+MOST_ASKED = 512
+"""Packets a second that are sent again because they are asked for: one datagram can ask for
+thousands."""
 DELIMITER_PAYLOAD = b"\x09\xf0"
 """H.264 7.3.2.4 with primary_pic_type 7: any slice type."""
 _HEADER = struct.Struct("!BBHLL")
@@ -57,17 +59,18 @@ class RtpVideoSender:
         announced: the stamp that the next access unit will have, whose delimiter goes out right
             behind each unit, so that a receiver which waits for the next timestamp releases this
             one at once; None sends no delimiters.
-        on_end: called when no more will be sent.
+        on_end: called when no more will be sent, with what made it end if that was a fault.
     """
 
     def __init__(
         self,
         sender: RTCRtpSender,
         next_unit: Callable[[], Awaitable[AccessUnit]],
-        on_end: Callable[[], None],
+        on_end: Callable[[Exception | None], None],
         *,
         announced: Callable[[], int] | None,
         bursts: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sender = sender
         self._next_unit = next_unit
@@ -78,12 +81,15 @@ class RtpVideoSender:
         # In the lower half: a loss right at the start can't be taken for a wrap (RFC 3711, 3.3.1).
         self._sequence_number = random.randrange(_SEQUENCE_MODULUS // 2)
         self._origin = random.randrange(_TIMESTAMP_MODULUS)
+        self._clock = clock
+        self._asked_since, self._asked = -math.inf, 0
+        """Retransmissions, in the second that began then."""
         self._payload_type = 0
         self._ssrc = 0
         self._extension = b""
         aiortc_internals.replace_sending(sender, self._run, self._retransmit)
 
-    def send_again(self, units: int) -> None:
+    async def send_again(self, units: int) -> None:
         """Send the packets of the last `units` timestamps once more, as if a NACK had asked.
 
         A receiver of aiortc sends its NACK when it notices a gap, and never again: a lost NACK, a
@@ -95,23 +101,24 @@ class RtpVideoSender:
         """
         packets = list(self._history.values())
         last = list(dict.fromkeys(packet.timestamp for packet in packets))[-units:]
-        self._transmit([packet.data for packet in packets if packet.timestamp in last])
+        await self._leave([packet.data for packet in packets if packet.timestamp in last])
 
     async def _run(self, codec: RTCRtpCodecParameters) -> None:
         aiortc_internals.note_running(self._sender)
-        assert codec.payloadType is not None  # negotiated
-        self._payload_type = codec.payloadType
-        self._ssrc = aiortc_internals.ssrc(self._sender)
-        self._extension = aiortc_internals.header_extension(self._sender)
+        failure: Exception | None = None
         try:
+            assert codec.payloadType is not None  # negotiated
+            self._payload_type = codec.payloadType
+            self._ssrc = aiortc_internals.ssrc(self._sender)
+            self._extension = aiortc_internals.header_extension(self._sender)
             while True:
                 await self._send(await self._next_unit())
         except (asyncio.CancelledError, ConnectionError, MediaStreamError):
             pass
-        except Exception:  # whoever stops the sender waits for the end of this
-            log.exception("webrtc.sending_failed")
+        except Exception as error:  # whoever stops the sender waits for the end of this
+            failure = error
         finally:
-            self._on_end()
+            self._on_end(failure)
             self._burst.close()
             aiortc_internals.note_ended(self._sender)
 
@@ -126,13 +133,16 @@ class RtpVideoSender:
         if self._announced is not None:
             next_timestamp = (self._origin + self._announced()) % _TIMESTAMP_MODULUS
             packets.append(self._packet(DELIMITER_PAYLOAD, next_timestamp, marker=True))
+        await self._leave(packets)
+        aiortc_internals.note_sent(
+            self._sender, timestamp, len(packets), sum(len(payload) for payload in payloads)
+        )
+
+    async def _leave(self, packets: list[bytes]) -> None:
         for sent in range(0, len(packets), TOGETHER):
             if sent:
                 await asyncio.sleep(PAUSE_S)
             self._transmit(packets[sent : sent + TOGETHER])
-        aiortc_internals.note_sent(
-            self._sender, timestamp, len(packets), sum(len(payload) for payload in payloads)
-        )
 
     def _packet(self, payload: bytes, timestamp: int, *, marker: bool) -> bytes:
         number = self._sequence_number
@@ -151,8 +161,12 @@ class RtpVideoSender:
         return data
 
     async def _retransmit(self, sequence_number: int) -> None:
+        now = self._clock()
+        if now - self._asked_since >= 1.0:
+            self._asked_since, self._asked = now, 0
         packet = self._history.get(sequence_number)
-        if packet is not None:
+        if packet is not None and self._asked < MOST_ASKED:
+            self._asked += 1
             self._transmit([packet.data])
 
     def _transmit(self, packets: list[bytes]) -> None:

@@ -8,16 +8,25 @@ large datagram into many of one size, of which the last may be smaller (UDP_SEGM
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import sys
 from typing import Any
+
+import structlog
+
+log = structlog.get_logger(__name__)
 
 UDP_SEGMENT = 103
 """linux/udp.h; the socket module has no name for it."""
 MOST_SEGMENTS = 64
 MOST_BYTES = 0xFFFF - 8 - 40
 """Of what is cut up: a datagram with its headers (linux/udp.h, UDP_MAX_SEGMENTS; RFC 768)."""
+
+
+_CAN_NOT = frozenset({errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP})
+"""An older kernel, a way that carries only smaller packets, an interface without checksums."""
 
 
 class UdpBurst:
@@ -29,7 +38,8 @@ class UdpBurst:
 
     def __init__(self, *, enabled: bool = True) -> None:
         self._enabled = enabled and sys.platform == "linux"
-        self._transport: asyncio.DatagramTransport | None = None
+        # Any: typeshed gives datagrams no get_write_buffer_size, which both loops do.
+        self._transport: Any = None
         self._socket: socket.socket | None = None
 
     def send(
@@ -44,34 +54,41 @@ class UdpBurst:
                     transport.sendto(packet, address)
 
     def close(self) -> None:
-        """Idempotent."""
+        """Send one by one from now on. Idempotent."""
+        self._enabled = False
+        self._drop_socket()
+
+    def _open(self, transport: asyncio.DatagramTransport) -> None:
+        self._drop_socket()
+        self._transport = transport
+        theirs = transport.get_extra_info("socket") if self._enabled else None
+        if theirs is None:
+            return
+        try:
+            # A descriptor of our own: theirs may be closed, and its number another's by then.
+            own = os.dup(theirs.fileno())
+        except OSError:
+            return  # no more are to be had
+        self._socket = socket.socket(theirs.family, socket.SOCK_DGRAM, fileno=own)
+
+    def _drop_socket(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-    def _open(self, transport: asyncio.DatagramTransport) -> None:
-        self.close()
-        self._transport = transport
-        theirs = transport.get_extra_info("socket") if self._enabled else None
-        if theirs is not None:
-            # A descriptor of our own: theirs may be closed, and its number another's by then.
-            self._socket = socket.socket(fileno=os.dup(theirs.fileno()))
-
     def _send_run(self, run: list[bytes], address: Any) -> bool:
-        if self._socket is None:
-            return False
+        if self._socket is None or self._transport.get_write_buffer_size():
+            return False  # what the transport keeps until there is room goes first
         size = len(run[0]).to_bytes(2, sys.byteorder)
         try:
             self._socket.sendmsg(
                 run, [(socket.IPPROTO_UDP, UDP_SEGMENT, size)], socket.MSG_DONTWAIT, address
             )
-        except BlockingIOError:
-            return False  # the transport keeps them until there is room
-        except OSError:
-            # An older kernel, a way whose packets are smaller, an interface that can't: for good.
-            # Whatever else it is, the transport reports it.
-            self.close()
-            return False
+        except OSError as error:
+            if error.errno in _CAN_NOT:
+                log.info("webrtc.no_udp_bursts", error=str(error))
+                self.close()
+            return False  # the transport sends them, keeps them, or reports what is wrong
         return True
 
 

@@ -26,10 +26,10 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from relay.media import h264
 from relay.media.access_unit import TIME_BASE, AccessUnit
 from relay.media.encoder import H264_STREAM, VideoEncoder
-from relay.webrtc import aiortc_internals
+from relay.webrtc import aiortc_internals, rtp_sender
 from relay.webrtc.assembly import AccessUnitAssembler, AssembledUnit
-from relay.webrtc.rtp_receiver import RtpVideoReceiver
-from relay.webrtc.rtp_sender import MOST_PAYLOAD_BYTES, TOGETHER, RtpVideoSender
+from relay.webrtc.rtp_receiver import ReceivedPacket, RtpVideoReceiver
+from relay.webrtc.rtp_sender import MOST_ASKED, MOST_PAYLOAD_BYTES, TOGETHER, RtpVideoSender
 from relay.webrtc.udp_burst import UdpBurst
 
 
@@ -41,9 +41,14 @@ class UnitTrack(MediaStreamTrack):
     def __init__(self) -> None:
         super().__init__()
         self.units: asyncio.Queue[AccessUnit | None] = asyncio.Queue()
+        self.ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
 
     async def recv(self) -> Any:
         raise AssertionError("aiortc's own loop sends")
+
+    def end(self, failure: Exception | None) -> None:
+        self.ended.set_result(failure)
+        self.stop()
 
     async def next_unit(self) -> AccessUnit:
         unit = await self.units.get()
@@ -96,9 +101,7 @@ async def link() -> AsyncIterator[Link]:
         ours,
         theirs,
         track,
-        RtpVideoSender(
-            transceiver.sender, track.next_unit, track.stop, announced=lambda: ANNOUNCED
-        ),
+        RtpVideoSender(transceiver.sender, track.next_unit, track.end, announced=lambda: ANNOUNCED),
         RtpVideoReceiver(
             transceiver.receiver, AccessUnitAssembler(units.put_nowait), in_background
         ),
@@ -267,6 +270,108 @@ async def test_a_gap_is_asked_for_at_once(link: Link, monkeypatch: pytest.Monkey
     assert [first_asked_for] == lost
 
 
+async def test_one_request_for_thousands_of_packets_gets_a_second_s_worth(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A datagram has room for 6000 requests of one packet."""
+    sent: list[int] = []
+    first = asyncio.Event()
+
+    def note(self: UdpBurst, transport: Any, packets: list[bytes], address: Any) -> None:
+        sent.append(len(packets))
+        first.set()
+
+    monkeypatch.setattr(UdpBurst, "send", note)
+    link.track.units.put_nowait(AccessUnit(H264_STREAM, b"\x00\x00\x01\x65abc", 3000, 3000))
+    await asyncio.wait_for(first.wait(), 10)
+    sent.clear()
+    (number, *_) = link.sender._history
+    for _ in range(4 * MOST_ASKED):
+        await link.sender._retransmit(number)
+    assert sum(sent) <= 2 * MOST_ASKED  # of two seconds, if the clock turned meanwhile
+
+
+async def test_a_datagram_from_anybody_does_not_end_the_connection(link: Link) -> None:
+    """`drop_impossible_datagrams`: aiortc ends of an empty one, and of one that is too long for
+    libsrtp; both before its queue and instead of it."""
+    await asyncio.wait_for(link.units.get(), 10)
+    receiver = link.ours.getReceivers()[0]
+    connection = receiver.transport.transport._connection
+    (source,) = receiver.getSynchronizationSources()
+    (codec, *_) = receiver._RTCRtpReceiver__codecs
+    known = bytes([0x80, codec]) + bytes(6) + source.source.to_bytes(4) + bytes(1500)
+    for begun in (False, True):
+        if begun:
+            link.receiver.begin()
+        for datagram in (b"", b"\x80" * 1501, known):
+            connection.data_received(datagram, 1)
+        while not link.units.empty():
+            link.units.get_nowait()
+        for _ in range(3):
+            await asyncio.wait_for(link.units.get(), 10)
+    assert link.ours.connectionState == "connected"
+    assert link.receiver.failure is None
+
+
+async def test_a_fault_in_sending_ends_the_track_and_is_told(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing waits for a sender that has gone without a word."""
+
+    def broken(data: bytes, most_bytes: int) -> list[bytes]:
+        raise IndexError("a fault")
+
+    monkeypatch.setattr(rtp_sender, "packetize", broken)
+    link.track.units.put_nowait(AccessUnit(H264_STREAM, b"\x00\x00\x01\x65abc", 3000, 3000))
+    failure = await asyncio.wait_for(link.track.ended, 10)
+    assert isinstance(failure, IndexError)
+
+
+async def test_a_fault_of_who_takes_pictures_is_kept(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is read any more: the connection ends of it."""
+    await asyncio.wait_for(link.units.get(), 10)
+    failed = asyncio.Event()
+
+    def broken(packet: object) -> tuple[bool, None]:
+        failed.set()
+        raise IndexError("a fault")
+
+    monkeypatch.setattr(link.receiver._assembler, "add", broken)
+    link.receiver.begin()
+    await asyncio.wait_for(failed.wait(), 10)
+    await asyncio.sleep(0)
+    assert isinstance(link.receiver.failure, IndexError)
+
+
+async def test_a_stream_without_markers_is_heard(link: Link) -> None:
+    """`ReceptionNotes`: or feedback would go nowhere."""
+    await asyncio.wait_for(link.units.get(), 10)
+    receiver = link.ours.getReceivers()[0]
+    (source,) = receiver.getSynchronizationSources()
+    heard_at = receiver._RTCRtpReceiver__active_ssrc
+    before = heard_at[source.source]
+    notes = aiortc_internals.ReceptionNotes(receiver)
+    assert notes.add(ReceivedPacket(1, 4711, 0, source.source, b"")) == []
+    assert heard_at[source.source] > before
+
+
+async def test_a_long_jump_is_no_gap(link: Link) -> None:
+    """`ReceptionNotes`: a sender that goes on elsewhere, or a hostile one, costs no time."""
+    await asyncio.wait_for(link.units.get(), 10)
+    receiver = link.ours.getReceivers()[0]
+    (source,) = receiver.getSynchronizationSources()
+    requests = receiver._RTCRtpReceiver__nack_generator
+    notes = aiortc_internals.ReceptionNotes(receiver)
+    number = (requests.max_seq + 30_000) % 65536
+    assert notes.add(ReceivedPacket(number, 1, 0, source.source, b"")) == []
+    assert (requests.max_seq, requests.missing) == (number, set())
+    assert notes.add(ReceivedPacket((number + 3) % 65536, 1, 0, source.source, b"")) == sorted(
+        [(number + 1) % 65536, (number + 2) % 65536]
+    )
+
+
 async def test_a_missing_packet_is_asked_for(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
     """`request_retransmission`: a NACK makes the peer send the packet once more."""
     await asyncio.wait_for(link.units.get(), 10)
@@ -349,7 +454,7 @@ async def test_the_last_frames_packets_can_be_sent_again(
             await link.send(0, 3000, encoder, True)
             await asyncio.wait_for(lost.wait(), 10)
         assert received.track._queue.empty()
-        link.sender.send_again(2)
+        await link.sender.send_again(2)
         first = await asyncio.wait_for(received.track.recv(), 10)
         assert (first.width, first.height) == (64, 64)
     finally:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -21,11 +23,15 @@ class CountingTransport:
 
     def __init__(self, transport: asyncio.DatagramTransport) -> None:
         self.alone = 0
+        self.waiting = 0
         self._transport = transport
 
     def sendto(self, data: bytes, address: Any) -> None:
         self.alone += 1
         self._transport.sendto(data, address)
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
 
     def get_extra_info(self, name: str) -> Any:
         return self._transport.get_extra_info(name)
@@ -97,6 +103,56 @@ async def test_what_the_kernel_refuses_leaves_one_by_one_from_then_on(
     burst.send(transport, pair, address)  # type: ignore[arg-type]
     assert transport.alone == 4
     assert received(receiver, 2) == pair  # the others have no checksum, which IPv6 does not admit
+
+
+async def test_what_waits_is_not_overtaken(
+    receiver: socket.socket, transport: CountingTransport, burst: UdpBurst
+) -> None:
+    """Behind what the transport keeps until there is room, all go its way; then together again."""
+    address = receiver.getsockname()[:2]
+    transport.waiting = 1
+    burst.send(transport, PACKETS[:2], address)  # type: ignore[arg-type]
+    assert transport.alone == 2
+    transport.waiting = 0
+    burst.send(transport, PACKETS[:2], address)  # type: ignore[arg-type]
+    assert transport.alone == 2
+    assert received(receiver, 4) == PACKETS[:2] * 2
+
+
+async def test_a_fault_that_passes_ends_no_bursts(
+    receiver: socket.socket, transport: CountingTransport, burst: UdpBurst
+) -> None:
+    """No buffers, no route: these packets go the transport's way, the next ones together."""
+    address = receiver.getsockname()[:2]
+    burst.send(transport, PACKETS[:2], address)  # type: ignore[arg-type]
+    own = burst._socket
+
+    class Full:
+        def sendmsg(self, *_: object) -> None:
+            raise OSError(errno.ENOBUFS, "no buffer space")
+
+    burst._socket = Full()  # type: ignore[assignment]
+    burst.send(transport, PACKETS[:2], address)  # type: ignore[arg-type]
+    assert transport.alone == 2
+    burst._socket = own
+    burst.send(transport, PACKETS[:2], address)  # type: ignore[arg-type]
+    assert transport.alone == 2
+    assert received(receiver, 6) == PACKETS[:2] * 3
+
+
+async def test_without_descriptors_each_leaves_alone(
+    receiver: socket.socket,
+    transport: CountingTransport,
+    burst: UdpBurst,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(_: int) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(os, "dup", none_left)
+    burst.send(transport, PACKETS, receiver.getsockname()[:2])  # type: ignore[arg-type]
+    assert received(receiver, len(PACKETS)) == PACKETS
+    assert transport.alone == len(PACKETS)
 
 
 def test_a_run_is_what_the_kernel_cuts_from_one_datagram() -> None:

@@ -79,6 +79,15 @@ def test_what_is_cut_off_or_of_another_kind_is_refused(payload: bytes) -> None:
         depacketize(payload)
 
 
+@given(st.lists(st.sampled_from([b"", b"\x00", b"\x01", b"\x00\x00\x01", b"\x65", b"x" * 150])))
+def test_any_bytes_make_payloads_that_can_be_read(pieces: list[bytes]) -> None:
+    """Also of units without a body, or without even a header."""
+    for payload in packetize(b"".join(pieces), LIMIT):
+        assert 2 <= len(payload) <= LIMIT
+        with contextlib.suppress(ValueError):  # of a type that RTP has no place for
+            depacketize(payload)
+
+
 @given(st.binary(max_size=60))
 def test_anything_is_read_or_refused(payload: bytes) -> None:
     with contextlib.suppress(ValueError):

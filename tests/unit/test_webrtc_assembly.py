@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.webrtc.assembly import AccessUnitAssembler, AssembledUnit
+from relay.webrtc.assembly import MOST_PARTS, AccessUnitAssembler, AssembledUnit
 
 
 @dataclass
@@ -186,3 +186,17 @@ def test_what_was_asked_for_twice_and_comes_twice_is_no_restart() -> None:
         assembler.add(packet)
     assert [unit.data for unit in units] == [whole(frame, 90) for frame in range(4)]
     assert not any(unit.damaged for unit in units)
+
+
+def test_a_picture_without_an_end_fills_no_memory() -> None:
+    """It is let go of, and the next one says that something is missing."""
+    units: list[AssembledUnit] = []
+    assembler = AccessUnitAssembler(units.append)
+    for number in range(2 * MOST_PARTS):
+        assembler.add(Packet(number % 65_536, 3000, 0, b"part"))
+        assert len(assembler._parts) <= MOST_PARTS
+    last = 2 * MOST_PARTS
+    assembler.add(Packet(last % 65_536, 3000, 1, b"end"))
+    assert units == []
+    assembler.add(Packet((last + 1) % 65_536, 6000, 1, b"\x00\x00\x00\x01next"))
+    assert [(unit.data, unit.damaged) for unit in units] == [(b"\x00\x00\x00\x01next", True)]
