@@ -1,9 +1,9 @@
-"""Every private name of aiortc and aioice that the relay depends on, and nothing else.
+"""Every private name of aiortc, aioice and pylibsrtp that the relay depends on, and nothing else.
 
-Pinned to aiortc 1.16.*: a renamed attribute would fail silently (an assignment makes a new one
-and the stock path stays in force), so each is looked up before it is set, and
-tests/integration/test_aiortc_internals.py shows on a loopback connection that each still does
-what its function here says.
+Pinned to aiortc 1.16.* and pylibsrtp 1.0.*: a renamed attribute would fail silently (an
+assignment makes a new one and the stock path stays in force), so each is looked up before it is
+set, and tests/integration/test_aiortc_internals.py shows on a loopback connection that each still
+does what its function here says.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ from aiortc.rtp import (
     RtcpPsfbPacket,
     pack_remb_fci,
 )
+from pylibsrtp import SRTP_MAX_TRAILER_LEN
+
+# What pylibsrtp calls libsrtp with.
+ffi: Any = vars(pylibsrtp)["ffi"]
+lib: Any = vars(pylibsrtp)["lib"]
 
 MOST_SRTP_BYTES = 1500
 """pylibsrtp's buffer."""
@@ -81,7 +86,7 @@ def take_packets(receiver: RTCRtpReceiver, take: Callable[[bytes], None]) -> Non
     known_streams = _get(receiver, "_RTCRtpReceiver__remote_streams")
     codecs = _get(receiver, "_RTCRtpReceiver__codecs")
     payload_types = {number for number, codec in codecs.items() if not is_rtx(codec)}
-    decrypt = _get(transport, "_rx_srtp").unprotect
+    decrypt = _srtp_call(_get(transport, "_rx_srtp"), lib.srtp_unprotect)
 
     def data_received(data: bytes, component: int) -> None:
         # RTP begins with 128 to 191 (RFC 7983, 7); where RTCP comes on the same way, its types are
@@ -222,7 +227,7 @@ def ssrc(sender: RTCRtpSender) -> int:
 
 def encryption(transport: RTCDtlsTransport) -> Callable[[bytes], bytes]:
     """Makes an SRTP packet of an RTP packet. Once the connection is up."""
-    return cast(Callable[[bytes], bytes], _get(transport, "_tx_srtp").protect)
+    return _srtp_call(_get(transport, "_tx_srtp"), lib.srtp_protect)
 
 
 def way_out(transport: RTCDtlsTransport) -> tuple[asyncio.DatagramTransport, tuple[str, int]]:
@@ -291,6 +296,26 @@ async def close_ice(transport: RTCIceTransport) -> None:
     connection = _get(transport, "_connection")
     if not _get(connection, "_closed"):
         await connection.close()
+
+
+def _srtp_call(session: pylibsrtp.Session, function: Any) -> Callable[[bytes], bytes]:
+    """As the methods of `session`, which make a C object for each packet: half of their time."""
+    handle = _get(session, "_srtp")
+    data = ffi.new("char[]", MOST_SRTP_BYTES + SRTP_MAX_TRAILER_LEN)
+    view, length = ffi.buffer(data), ffi.new("int *")
+
+    def process(packet: bytes) -> bytes:
+        """Raises pylibsrtp.Error or, for one that is too long, ValueError."""
+        size = len(packet)
+        if size > MOST_SRTP_BYTES:
+            raise ValueError("an RTP packet is too long for SRTP")
+        view[0:size] = packet
+        length[0] = size
+        if status := function(handle[0], data, length):
+            raise pylibsrtp.Error(f"libsrtp says {status}")
+        return cast(bytes, view[0 : length[0]])
+
+    return process
 
 
 def _bind_in_range(address: str, ports: range, start: int) -> socket.socket:

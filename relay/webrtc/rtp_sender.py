@@ -87,6 +87,8 @@ class RtpVideoSender:
         self._payload_type = 0
         self._ssrc = 0
         self._extension = b""
+        self._encrypt: Callable[[bytes], bytes]
+        """From the start of the connection on; before it there is nothing to send."""
         aiortc_internals.replace_sending(sender, self._run, self._retransmit)
 
     async def send_again(self, units: int) -> None:
@@ -111,6 +113,7 @@ class RtpVideoSender:
             self._payload_type = codec.payloadType
             self._ssrc = aiortc_internals.ssrc(self._sender)
             self._extension = aiortc_internals.header_extension(self._sender)
+            self._encrypt = aiortc_internals.encryption(self._sender.transport)
             while True:
                 await self._send(await self._next_unit())
         except (asyncio.CancelledError, ConnectionError, MediaStreamError):
@@ -170,7 +173,5 @@ class RtpVideoSender:
             self._transmit([packet.data])
 
     def _transmit(self, packets: list[bytes]) -> None:
-        transport = self._sender.transport
-        way, address = aiortc_internals.way_out(transport)
-        encrypt = aiortc_internals.encryption(transport)
-        self._burst.send(way, [encrypt(packet) for packet in packets], address)
+        way, address = aiortc_internals.way_out(self._sender.transport)
+        self._burst.send(way, [self._encrypt(packet) for packet in packets], address)
