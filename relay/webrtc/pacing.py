@@ -25,6 +25,10 @@ from relay.webrtc.server_pace import ServerPace
 LATE_AFTER, LATE_AFTER_S, RECOVERIES = 2.0, 0.03, 5
 """A frame is late after so many usual round trips and so much, then after twice that, and so on,
 so often."""
+LATE_INTERVALS = 1.5
+"""Of the source, the least where frames are passed through: there the next frame shows what is lost
+of this one, and it goes out whatever is under way. With a workflow a frame that comes again should
+not meet the next one."""
 FIRST_FRAMES, SECOND_UNTIL_RETURN_S = 2, 1.0
 """Until the first return the server may be starting, and what it is sent is best let alone: so
 many go at the most, so far apart."""
@@ -75,6 +79,7 @@ class FlightControl:
         self.pace = ServerPace()
         self.audit = LabelAudit(self.pace, give_up, source_interval_s)
         self._limits = limits
+        self._source_interval_s = source_interval_s
         self._under_way = under_way
         self._clock = clock
         self._changed = asyncio.Event()
@@ -123,8 +128,10 @@ class FlightControl:
         under_way = self._under_way()
         if not under_way or not self.pace.known or self._recoveries >= RECOVERIES:
             return None
-        late_s = (LATE_AFTER * self.pace.usual_s + LATE_AFTER_S) * 2.0**self._recoveries
-        return max(0.0, under_way[-1] + late_s - self._clock())
+        late_s = LATE_AFTER * self.pace.usual_s + LATE_AFTER_S
+        if not self._limits.audited:
+            late_s = max(late_s, LATE_INTERVALS * self._source_interval_s())
+        return max(0.0, under_way[-1] + late_s * 2.0**self._recoveries - self._clock())
 
     def is_late(self) -> bool:
         """Whether the frame sent last is still under way, and that late."""

@@ -16,7 +16,13 @@ import pytest
 from relay.media.access_unit import CLOCK_RATE
 from relay.media.timeline import FrameIdentifier, SentFrame, StampIssuer
 from relay.webrtc.overload import OverloadRule
-from relay.webrtc.pacing import WORKFLOW, WORKFLOW_COMPLETE, FlightControl, FlightLimits
+from relay.webrtc.pacing import (
+    PASSTHROUGH,
+    WORKFLOW,
+    WORKFLOW_COMPLETE,
+    FlightControl,
+    FlightLimits,
+)
 
 
 async def test_the_sender_waits_for_room() -> None:
@@ -98,6 +104,22 @@ def test_the_frame_sent_last_is_late_ever_more_rarely() -> None:
     assert waits == pytest.approx([0.23, 0.46, 0.92, 1.84, 3.68])
     flight.sent()
     assert flight.late_in() is not None
+
+
+@pytest.mark.parametrize(("limits", "late_s"), [(PASSTHROUGH, 0.05), (WORKFLOW, 0.032)])
+def test_where_frames_are_passed_through_the_next_one_shows_a_loss(
+    limits: FlightLimits, late_s: float
+) -> None:
+    """So it is waited for, a frame and a half; a timer would end just before each frame."""
+    under_way: list[float] = []
+    flight = FlightControl(
+        limits, lambda: list(under_way), under_way.clear, lambda: 1 / 30, lambda: 1.0
+    )
+    flight.sent()
+    flight.returned(0.999, 1.0)
+    under_way.append(1.0)
+    flight.sent()
+    assert flight.late_in() == pytest.approx(late_s)
 
 
 class SimulatedServer:
