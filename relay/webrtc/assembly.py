@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-SEQUENCE_MODULUS = 1 << 16
+from relay.webrtc.rtp_header import SEQUENCE_MODULUS
+
 REORDER_LIMIT = 1024
 """A packet this far behind is a restart of the sender, not a late one. Packets that were asked for
 twice come twice, the second time behind all that waited for them: a sender keeps the last 128 of

@@ -12,7 +12,8 @@ from aiortc import RTCRtpReceiver
 
 from relay.sound.placement import ReturnedPacket
 from relay.webrtc import aiortc_internals
-from relay.webrtc.assembly import SEQUENCE_MODULUS, RtpPacketLike
+from relay.webrtc.assembly import RtpPacketLike
+from relay.webrtc.rtp_header import SEQUENCE_MODULUS
 
 REORDER_PACKETS = 3
 """So many later packets are held for one that is missing (60 ms), then it is lost."""

@@ -7,7 +7,6 @@ stream of video those until it knows the stream; receiver reports.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +16,7 @@ from aiortc import RTCRtpReceiver
 from relay.webrtc import aiortc_internals
 from relay.webrtc.assembly import AccessUnitAssembler
 from relay.webrtc.h264_payload import depacketize
-
-_HEADER = struct.Struct("!BBHLL")
-_PADDING, _EXTENSION, _CSRC_COUNT, _MARKER = 0x20, 0x10, 0x0F, 0x80
+from relay.webrtc.rtp_header import CSRC_COUNT, EXTENSION, FIXED, MARKER, PADDING
 
 
 @dataclass(slots=True)
@@ -100,12 +97,12 @@ def parse(data: bytes) -> ReceivedPacket:
     Raises:
         ValueError: its lengths contradict one another, or its payload is no H.264.
     """
-    flags, marker_and_type, sequence_number, timestamp, ssrc = _HEADER.unpack_from(data)
-    start = _HEADER.size + 4 * (flags & _CSRC_COUNT)
-    if flags & _EXTENSION:
+    flags, marker_and_type, sequence_number, timestamp, ssrc = FIXED.unpack_from(data)
+    start = FIXED.size + 4 * (flags & CSRC_COUNT)
+    if flags & EXTENSION:
         start += 4 + 4 * int.from_bytes(data[start + 2 : start + 4])
     end = len(data)
-    if flags & _PADDING:
+    if flags & PADDING:
         end -= data[-1]
     if start > end:
         raise ValueError("an RTP packet ends before its payload")
@@ -113,7 +110,7 @@ def parse(data: bytes) -> ReceivedPacket:
     return ReceivedPacket(
         sequence_number,
         timestamp,
-        marker_and_type & _MARKER,
+        marker_and_type & MARKER,
         ssrc,
         depacketize(payload) if payload else b"",
     )

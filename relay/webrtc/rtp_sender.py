@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import struct
 import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
@@ -20,8 +19,12 @@ from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 
 from relay.media.access_unit import AccessUnit
+from relay.media.annexb import START_CODE
+from relay.media.h264 import ACCESS_UNIT_DELIMITER
+from relay.media.timeline import RTP_MODULUS
 from relay.webrtc import aiortc_internals
 from relay.webrtc.h264_payload import packetize
+from relay.webrtc.rtp_header import EXTENSION, FIXED, MARKER, SEQUENCE_MODULUS, VERSION_2
 from relay.webrtc.udp_burst import UdpBurst
 
 MOST_PAYLOAD_BYTES = 1300
@@ -34,17 +37,10 @@ HISTORY = 512
 MOST_ASKED = 512
 """Packets a second that are sent again because they are asked for: one datagram can ask for
 thousands."""
-DELIMITER_PAYLOAD = b"\x09\xf0"
-"""H.264 7.3.2.4 with primary_pic_type 7: any slice type."""
-_HEADER = struct.Struct("!BBHLL")
-"""RFC 3550, 5.1."""
-_SEQUENCE_MODULUS = 1 << 16
-_TIMESTAMP_MODULUS = 1 << 32
-_VERSION_2, _EXTENSION, _MARKER = 0x80, 0x10, 0x80
+DELIMITER_PAYLOAD = ACCESS_UNIT_DELIMITER.removeprefix(START_CODE)
 
 
 class _SentPacket(NamedTuple):
-    sequence_number: int
     timestamp: int
     data: bytes
     """Not encrypted."""
@@ -79,8 +75,8 @@ class RtpVideoSender:
         self._burst = UdpBurst(enabled=bursts)
         self._history: dict[int, _SentPacket] = {}
         # In the lower half: a loss right at the start can't be taken for a wrap (RFC 3711, 3.3.1).
-        self._sequence_number = random.randrange(_SEQUENCE_MODULUS // 2)
-        self._origin = random.randrange(_TIMESTAMP_MODULUS)
+        self._sequence_number = random.randrange(SEQUENCE_MODULUS // 2)
+        self._origin = random.randrange(RTP_MODULUS)
         self._clock = clock
         self._asked_since, self._asked = -math.inf, 0
         """Retransmissions, in the second that began then."""
@@ -127,14 +123,14 @@ class RtpVideoSender:
 
     async def _send(self, unit: AccessUnit) -> None:
         payloads = packetize(unit.data, MOST_PAYLOAD_BYTES)
-        timestamp = (self._origin + unit.pts) % _TIMESTAMP_MODULUS
+        timestamp = (self._origin + unit.pts) % RTP_MODULUS
         last = len(payloads) - 1
         packets = [
             self._packet(payload, timestamp, marker=number == last)
             for number, payload in enumerate(payloads)
         ]
         if self._announced is not None:
-            next_timestamp = (self._origin + self._announced()) % _TIMESTAMP_MODULUS
+            next_timestamp = (self._origin + self._announced()) % RTP_MODULUS
             packets.append(self._packet(DELIMITER_PAYLOAD, next_timestamp, marker=True))
         await self._leave(packets)
         aiortc_internals.note_sent(
@@ -149,18 +145,18 @@ class RtpVideoSender:
 
     def _packet(self, payload: bytes, timestamp: int, *, marker: bool) -> bytes:
         number = self._sequence_number
-        self._sequence_number = (number + 1) % _SEQUENCE_MODULUS
-        header = _HEADER.pack(
-            _VERSION_2 | (_EXTENSION if self._extension else 0),
-            (_MARKER if marker else 0) | self._payload_type,
+        self._sequence_number = (number + 1) % SEQUENCE_MODULUS
+        header = FIXED.pack(
+            VERSION_2 | (EXTENSION if self._extension else 0),
+            (MARKER if marker else 0) | self._payload_type,
             number,
             timestamp,
             self._ssrc,
         )
         data = header + self._extension + payload
-        self._history[number] = _SentPacket(number, timestamp, data)
+        self._history[number] = _SentPacket(timestamp, data)
         if len(self._history) > HISTORY:
-            del self._history[(number - HISTORY) % _SEQUENCE_MODULUS]
+            del self._history[(number - HISTORY) % SEQUENCE_MODULUS]
         return data
 
     async def _retransmit(self, sequence_number: int) -> None:

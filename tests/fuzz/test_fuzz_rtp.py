@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.webrtc.assembly import SEQUENCE_MODULUS, AccessUnitAssembler, AssembledUnit
+from relay.webrtc.assembly import AccessUnitAssembler, AssembledUnit
+from relay.webrtc.rtp_header import SEQUENCE_MODULUS
 from tests.fuzz.examples import examples
 
 CAPACITY = 64

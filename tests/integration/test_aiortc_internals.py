@@ -32,6 +32,9 @@ from relay.webrtc.rtp_receiver import ReceivedPacket, RtpVideoReceiver
 from relay.webrtc.rtp_sender import MOST_ASKED, MOST_PAYLOAD_BYTES, TOGETHER, RtpVideoSender
 from relay.webrtc.udp_burst import UdpBurst
 
+INTERVAL = 3000
+"""From unit to unit, 90 kHz ticks: an announcement that is not kept looks like a broken frame."""
+
 
 class UnitTrack(MediaStreamTrack):
     """Gives the sender access units that the test puts in its queue."""
@@ -41,6 +44,8 @@ class UnitTrack(MediaStreamTrack):
     def __init__(self) -> None:
         super().__init__()
         self.units: asyncio.Queue[AccessUnit | None] = asyncio.Queue()
+        self.upcoming = 0
+        """The stamp that the unit after the last one has."""
         self.ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
 
     async def recv(self) -> Any:
@@ -54,6 +59,7 @@ class UnitTrack(MediaStreamTrack):
         unit = await self.units.get()
         if unit is None:
             raise MediaStreamError
+        self.upcoming = unit.pts + INTERVAL
         return unit
 
 
@@ -77,10 +83,6 @@ class Link:
             self.track.units.put_nowait(unit)
 
 
-ANNOUNCED = 6007
-"""The stamp that follows upon every unit of these tests."""
-
-
 @pytest.fixture
 async def link() -> AsyncIterator[Link]:
     track = UnitTrack()
@@ -101,7 +103,9 @@ async def link() -> AsyncIterator[Link]:
         ours,
         theirs,
         track,
-        RtpVideoSender(transceiver.sender, track.next_unit, track.end, announced=lambda: ANNOUNCED),
+        RtpVideoSender(
+            transceiver.sender, track.next_unit, track.end, announced=lambda: track.upcoming
+        ),
         RtpVideoReceiver(
             transceiver.receiver, AccessUnitAssembler(units.put_nowait), in_background
         ),
