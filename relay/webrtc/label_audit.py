@@ -65,6 +65,9 @@ class LabelAudit:
         self._clear_at: float | None = None
         """When it was certain last that no label is missing."""
         self._gave_up = False
+        self._doubtful = False
+        """Whether frames were given up and what came back since was not looked at: one that was
+        only late is taken for the next one, as are all after it."""
         self._given_up_in_a_row = 0
         self._returns_since_clear = 0
         self._right_s: float | None = None
@@ -96,10 +99,12 @@ class LabelAudit:
             overdue: whether the oldest should have been back.
         """
         if not under_way:
-            if self._running:
+            if self._running or (self._doubtful and self._returns_since_clear):
                 if (listens_for_s := self._pace.returned_at + self._listen_s() - now) > 0:
                     return listens_for_s
-                self._end(now, max(AUDIT_S, min(LONGEST_AUDIT_S, 2 * self._every_s)))
+                rarer_s = max(AUDIT_S, min(LONGEST_AUDIT_S, 2 * self._every_s))
+                self._end(now, FIRST_AUDIT_S if self._doubtful else rarer_s)
+                self._doubtful = False
             else:
                 self._every_s = FIRST_AUDIT_S
             self._labels_are_right(now)
@@ -109,7 +114,8 @@ class LabelAudit:
         if not self._running:
             if self._clear_at is None:
                 self._clear_at = now
-            if now - self._clear_at < self._every_s and not self._is_suspect(now, overdue):
+            is_due = self._doubtful or now - self._clear_at >= self._every_s
+            if not is_due and not self._is_suspect(now, overdue):
                 return 0.0
             self._running = True
             self.count += 1
@@ -117,7 +123,7 @@ class LabelAudit:
         if (remaining_s := waited_since + self._patience_s() - now) > 0:
             return remaining_s
         self._give_up()
-        self._gave_up = True
+        self._gave_up = self._doubtful = True
         self._given_up_in_a_row += 1
         self._end(now, FIRST_AUDIT_S)
         self._clear_at = now

@@ -98,6 +98,9 @@ class ServerPace:
         service_s = min(since_return_s, max(0.0, round_trip - self.way_s))
         if round_trip - self._quickest < NO_QUEUE * self.service_s:
             service_s = min(service_s, PROBE * self.service_s)
+        elif round_trip > OVERDUE * self.usual_s:
+            # What was held up on the way comes in a bunch: those gaps are no runs.
+            service_s = max(service_s, self.service_s)
         self._services.append(service_s)
         self._remember(round_trip)
         few = len(self._services) < FIRST_SERVICES

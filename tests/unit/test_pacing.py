@@ -138,6 +138,8 @@ class SimulatedServer:
         self.dropped = 0
         self.lose: set[int] = set()
         """Which frames, by number, are dropped though there is room."""
+        self.delay_s: dict[int, float] = {}
+        """By how much frames, by number, come back later than they would; those behind wait."""
         self.sent = 0
         self.returns: list[tuple[float, int, int]] = []
         """When each frame is back, its label and the stamp of the picture."""
@@ -150,9 +152,11 @@ class SimulatedServer:
         self._free_at = 0.0
         self._arriving: list[tuple[float, int, int]] = []
         self._labels: list[int] = []
+        self._numbers: dict[int, int] = {}
 
     def send(self, now: float, stamp: int) -> None:
         self._arriving.append((now + self._way_s, stamp, self.sent))
+        self._numbers[stamp] = self.sent
         self.sent += 1
 
     def advance(self, now: float) -> None:
@@ -165,7 +169,10 @@ class SimulatedServer:
                 return
             if done <= min(arrival, taken):
                 assert self._in_work is not None
-                self.returns.append((done + self._way_s, self._labels.pop(0), self._in_work))
+                back_at = done + self._way_s + self.delay_s.get(self._numbers[self._in_work], 0.0)
+                if self.returns:
+                    back_at = max(back_at, self.returns[-1][0])
+                self.returns.append((back_at, self._labels.pop(0), self._in_work))
                 self._in_work = None
                 self._free_at = done + self._handover_s
             elif taken <= arrival:
@@ -375,6 +382,24 @@ def test_a_stall_mislabels_next_to_nothing_and_buries_nobody(service_ms: int, wa
     assert all(resumed_at <= one.at < resumed_at + 1 for one in wrong)
     assert sum(abs(one.said - one.shown) > 2 / 30 for one in wrong) <= 12
     assert rate(back, resumed_at + 1.5, 12) >= 0.8 * min(30, 1000 / service_ms)
+
+
+@pytest.mark.parametrize("way_ms", [3, 20])
+@pytest.mark.parametrize("service_ms", [5, 30, 100])
+@pytest.mark.parametrize("delay_s", [0.45, 0.6, 1.0, 1.9])
+def test_a_frame_that_was_given_up_and_comes_after_all_mislabels_next_to_nothing(
+    delay_s: float, service_ms: int, way_ms: int
+) -> None:
+    """A packet is lost and comes at last, when the frame was taken for dropped: what comes back is
+    taken for the next frame, and the one after shows it."""
+    server = SimulatedServer(lambda _: service_ms / 1000, way_ms / 1000)
+    interval_s = max(1 / 30, service_ms / 1000)
+    server.delay_s = {round(n / interval_s): delay_s for n in (4.5, 7.5, 10.5)}
+    back = simulate(server, 22)
+    assert server.dropped == 0
+    wrong = [one for one in back if not one.right]
+    assert len(wrong) <= 3 * 4, [(one.at, one.said - one.shown) for one in wrong]
+    assert rate(back, 20, 22) >= 0.85 / interval_s
 
 
 def test_a_hiccup_skips_nothing() -> None:
