@@ -78,35 +78,39 @@ def take_packets(receiver: RTCRtpReceiver, take: Callable[[bytes], None]) -> Non
     those of a stream that is not known yet, nor retransmissions in a stream of their own (RFC
     4588). Once the connection is up.
 
-    At the start of a stream a packet may pass by those that still lie in aiortc's queue.
+    aioice tries each datagram as STUN first, and aiortc puts it in a queue: at the start of a
+    stream a packet may pass by those that still lie there.
     """
     transport = receiver.transport
-    connection = _get(transport.transport, "_connection")
-    put_in_queue = _get(connection, "data_received")
     known_streams = _get(receiver, "_RTCRtpReceiver__remote_streams")
     codecs = _get(receiver, "_RTCRtpReceiver__codecs")
     payload_types = {number for number, codec in codecs.items() if not is_rtx(codec)}
     decrypt = _srtp_call(_get(transport, "_rx_srtp"), lib.srtp_unprotect)
 
-    def data_received(data: bytes, component: int) -> None:
-        # RTP begins with 128 to 191 (RFC 7983, 7); where RTCP comes on the same way, its types are
-        # those of no RTP payload (RFC 5761, 4).
-        if (
-            RTP_HEADER_LENGTH < len(data) <= MOST_SRTP_BYTES
-            and data[0] >> 6 == 2
-            and data[1] & 0x7F in payload_types
-            and int.from_bytes(data[8:12]) in known_streams
-            and transport._state is State.CONNECTED
-        ):
-            try:
-                packet = decrypt(data)
-            except pylibsrtp.Error:
-                return  # not the peer's, or a repetition
-            take(packet)
-        else:
-            put_in_queue(data, component)
+    def reader(read_all_else: Callable[[bytes, Any], None]) -> Callable[[bytes, Any], None]:
+        def datagram_received(data: bytes, address: Any) -> None:
+            # RTP begins with 128 to 191 (RFC 7983, 7); where RTCP comes on the same way, its types
+            # are those of no RTP payload (RFC 5761, 4).
+            if (
+                RTP_HEADER_LENGTH < len(data) <= MOST_SRTP_BYTES
+                and data[0] >> 6 == 2
+                and data[1] & 0x7F in payload_types
+                and int.from_bytes(data[8:12]) in known_streams
+                and transport._state is State.CONNECTED
+            ):
+                try:
+                    packet = decrypt(data)
+                except pylibsrtp.Error:
+                    return  # not the peer's, or a repetition
+                take(packet)
+            else:
+                read_all_else(data, address)
 
-    _set(connection, "data_received", data_received)
+        return datagram_received
+
+    for socket_protocol in _get(_get(transport.transport, "_connection"), "_protocols"):
+        read = _get(socket_protocol, "datagram_received")
+        _set(socket_protocol, "datagram_received", reader(read))
 
 
 class ReceptionNotes:

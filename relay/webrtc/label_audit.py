@@ -13,7 +13,8 @@ import math
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from relay.webrtc.server_pace import USUAL_RETURNS, ServerPace
+from relay.webrtc.round_trips import USUAL_RETURNS, RoundTrips
+from relay.webrtc.server_pace import ServerPace
 
 FIRST_AUDIT_S = 0.5
 """How long the way may be busy without a break before it is audited, where breaks are usual."""
@@ -50,12 +51,14 @@ class LabelAudit:
 
     def __init__(
         self,
+        round_trips: RoundTrips,
         pace: ServerPace,
         give_up: Callable[[], object],
         source_interval_s: Callable[[], float],
     ) -> None:
         self.count = 0
         """How many there were."""
+        self._round_trips = round_trips
         self._pace = pace
         self._give_up = give_up
         self._source_interval_s = source_interval_s
@@ -100,7 +103,7 @@ class LabelAudit:
         """
         if not under_way:
             if self._running or (self._doubtful and self._returns_since_clear):
-                if (listens_for_s := self._pace.returned_at + self._listen_s() - now) > 0:
+                if (listens_for_s := self._round_trips.returned_at + self._listen_s() - now) > 0:
                     return listens_for_s
                 rarer_s = max(AUDIT_S, min(LONGEST_AUDIT_S, 2 * self._every_s))
                 self._end(now, FIRST_AUDIT_S if self._doubtful else rarer_s)
@@ -109,7 +112,7 @@ class LabelAudit:
                 self._every_s = FIRST_AUDIT_S
             self._labels_are_right(now)
             return 0.0
-        if not self._pace.known:
+        if not self._round_trips.known:
             return 0.0
         if not self._running:
             if self._clear_at is None:
@@ -119,7 +122,7 @@ class LabelAudit:
                 return 0.0
             self._running = True
             self.count += 1
-        waited_since = max(self._pace.returned_at, under_way[-1])
+        waited_since = max(self._round_trips.returned_at, under_way[-1])
         if (remaining_s := waited_since + self._patience_s() - now) > 0:
             return remaining_s
         self._give_up()
@@ -140,15 +143,15 @@ class LabelAudit:
         return max(self._source_interval_s(), self._pace.service_s)
 
     def _patience_s(self) -> float:
-        patience_s = max(LEAST_PATIENCE_S, PATIENCE * self._pace.slow_s)
+        patience_s = max(LEAST_PATIENCE_S, PATIENCE * self._round_trips.slow_s)
         return max(patience_s, min(LONGEST_PATIENCE_S, patience_s * 2.0**self._given_up_in_a_row))
 
     def _labels_are_right(self, now: float) -> None:
         """Nothing is under way: all labels were those of the pictures they came with."""
         self._clear_at = now
         if self._returns_since_clear:
-            round_trips = self._pace.last_round_trips(min(self._returns_since_clear, USUAL_RETURNS))
-            self._right_s = median(round_trips)
+            returns = min(self._returns_since_clear, USUAL_RETURNS)
+            self._right_s = median(self._round_trips.last(returns))
             self._returns_since_clear = 0
 
     def _is_suspect(self, now: float, overdue: bool) -> bool:
@@ -158,7 +161,7 @@ class LabelAudit:
             return True
         if self._right_s is None or self._returns_since_clear < SUSPECT_RETURNS:
             return False
-        lag_s = min(self._pace.last_round_trips(SUSPECT_RETURNS)) - self._right_s
+        lag_s = min(self._round_trips.last(SUSPECT_RETURNS)) - self._right_s
         return lag_s > SUSPECT_EXCESS * self._spacing_s()
 
     def _end(self, now: float, next_after_s: float) -> None:

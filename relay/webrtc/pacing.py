@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from relay.webrtc.label_audit import LabelAudit
+from relay.webrtc.round_trips import RoundTrips
 from relay.webrtc.server_pace import ServerPace
 
 LATE_AFTER, LATE_AFTER_S, RECOVERIES = 2.0, 0.03, 5
@@ -76,8 +77,10 @@ class FlightControl:
         source_interval_s: Callable[[], float],
         clock: Callable[[], float],
     ) -> None:
-        self.pace = ServerPace()
-        self.audit = LabelAudit(self.pace, give_up, source_interval_s)
+        self.round_trips = RoundTrips()
+        self.pace = ServerPace(self.round_trips)
+        """Kept where the server may drop frames: there, what is under way is measured by it."""
+        self.audit = LabelAudit(self.round_trips, self.pace, give_up, source_interval_s)
         self._limits = limits
         self._source_interval_s = source_interval_s
         self._under_way = under_way
@@ -110,25 +113,29 @@ class FlightControl:
 
     def sent(self) -> None:
         """A frame leaves now; it is under way already."""
-        now = self._clock()
         self._recoveries = 0
-        self.pace.note_sent(now)
-        if len(self._under_way()) <= 1:
-            self.audit.sent_alone(now)
+        if self._limits.audited:
+            now = self._clock()
+            self.pace.note_sent(now)
+            if len(self._under_way()) <= 1:
+                self.audit.sent_alone(now)
 
     def returned(self, sent_at: float, returned_at: float) -> None:
         """The frame that was sent at `sent_at` came back at `returned_at`."""
-        self.pace.note_returned(sent_at, returned_at, self._under_way())
-        self.audit.returned()
+        if self._limits.audited:
+            self.pace.note_returned(returned_at - sent_at, returned_at, self._under_way())
+            self.audit.returned()
+        else:
+            self.round_trips.note(returned_at - sent_at, returned_at)
         self._changed.set()
 
     def late_in(self) -> float | None:
         """Seconds until the frame sent last is so late that something may be lost on the way and
         nothing shows it; None when that can't be told, or enough was tried."""
         under_way = self._under_way()
-        if not under_way or not self.pace.known or self._recoveries >= RECOVERIES:
+        if not under_way or not self.round_trips.known or self._recoveries >= RECOVERIES:
             return None
-        late_s = LATE_AFTER * self.pace.usual_s + LATE_AFTER_S
+        late_s = LATE_AFTER * self.round_trips.usual_s + LATE_AFTER_S
         if not self._limits.audited:
             late_s = max(late_s, LATE_INTERVALS * self._source_interval_s())
         return max(0.0, under_way[-1] + late_s * 2.0**self._recoveries - self._clock())
@@ -158,7 +165,7 @@ class FlightControl:
             return 0.0
         if len(under_way) < self._limits.always and not self._limits.in_time:
             return 0.0
-        if not self.pace.known:
+        if not self.round_trips.known:
             second_in = under_way[0] + SECOND_UNTIL_RETURN_S - now
             return max(0.0, second_in) if len(under_way) < FIRST_FRAMES else math.inf
         if len(under_way) >= self._limits.most:

@@ -308,7 +308,8 @@ async def test_a_datagram_from_anybody_does_not_end_the_connection(link: Link) -
         if begun:
             link.receiver.begin()
         for datagram in (b"", b"\x80" * 1501, known):
-            connection.data_received(datagram, 1)
+            for protocol in connection._protocols:
+                protocol.datagram_received(datagram, ("127.0.0.1", 9))
         while not link.units.empty():
             link.units.get_nowait()
         for _ in range(3):

@@ -64,8 +64,7 @@ class Line:
         """Send one, after another has shown how long the way is."""
         receiving = asyncio.ensure_future(self.track.recv())
         await asyncio.sleep(0)
-        self.flight.pace.note_sent(self._clock())
-        self.flight.pace.note_returned(self._clock(), self._clock() + 0.001, [])
+        self.flight.returned(self._clock(), self._clock() + 0.001)
         self.frames.put_nowait(coded(1))
         await receiving
         self.under_way.append(self._clock())
