@@ -153,6 +153,21 @@ class MediaQueue(Generic[T]):
         self._items.append(newest)
         return skipped
 
+    def skip_to_last(self, wanted: Callable[[T], bool], reason: str) -> int:
+        """Throw away what lies before the last item that is `wanted`, counted under `reason`.
+
+        Returns:
+            How many items are left; 0 if none is wanted, and all stay.
+        """
+        for position in range(len(self._items) - 1, -1, -1):
+            if wanted(self._items[position]):
+                for _ in range(position):
+                    self._items.popleft()
+                self.dropped[reason] += position
+                _wake_all(self._putters)
+                return len(self._items)
+        return 0
+
     def clear(self, reason: str) -> int:
         """Throw away what is queued, counted under `reason`; returns how many."""
         count = len(self._items)

@@ -84,6 +84,7 @@ class Stopped(Answer):
 class QueueSizes(Answer):
     """How many items wait."""
 
+    coded_frames: int = 0
     decoded_frames: int
     processed_frames: int
     output_segments: int

@@ -156,7 +156,17 @@ def _held_back(figures: SessionFigures) -> bool:
 
 
 def _decoder(figures: SessionFigures) -> Iterator[Diagnosis]:
-    if figures.segments_behind > 1 and figures.codec_load >= BUSY and not _held_back(figures):
+    if figures.codec_load < BUSY or _held_back(figures):
+        return
+    waiting = figures.queue_sizes.get("coded_frames", 0)
+    if waiting > max(1.0, figures.fps_in):
+        yield Diagnosis(
+            Stage.DECODER,
+            f"decoding slower than input: {waiting} pictures wait, codec threads"
+            f" {figures.codec_load:.0%} busy",
+            _CPU,
+        )
+    elif figures.segments_behind > 1:
         yield Diagnosis(
             Stage.DECODER,
             f"decoding slower than input: {figures.segments_behind} segments behind, codec threads"

@@ -36,7 +36,7 @@ export const DROPS = {
 };
 
 export const QUEUES = {
-  decoded_frames: "before ComfyStream", processed_frames: "after ComfyStream",
+  coded_frames: "before the decoder", decoded_frames: "before ComfyStream", processed_frames: "after ComfyStream",
   output_segments: "segments for the output",
 };
 

@@ -1,8 +1,8 @@
 """The first half of the path: trickle in, demux, decode, into the queue of decoded frames.
 
 Bytes are demuxed on the event loop as they arrive; a picture is decoded on a codec thread when
-its last byte is here, or goes on as it is where it can be sent so (`copied_input`). Nothing waits
-for a segment to end. What becomes of the sound is `sound`'s.
+its last byte is here (`decoding`), or goes on as it is where it can be sent so (`copied_input`).
+Nothing waits for a segment to end. What becomes of the sound is `sound`'s.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from relay.media.live_edge import LiveEdge
 from relay.media.stream_decoder import TrickleStreamDecoder
 from relay.observe.tally import Tally
 from relay.pipeline.copied_input import CopiedInput
+from relay.pipeline.decoding import CodedPicture, Decoding
 from relay.pipeline.late_decoder import LateDecoder
 from relay.pipeline.previews import OnPicture
 from relay.pipeline.source_pace import SourcePace
 from relay.queues import MediaQueue, OverflowPolicy, QueueClosed
-from relay.stats import Histogram, RateMeter
+from relay.stats import RateMeter
+from relay.tasks import run_beside
 from relay.trickle.subscriber import TrickleSubscriber
 
 log = structlog.get_logger(__name__)
@@ -37,6 +39,8 @@ class Ingest:
     """Stages 1 to 3.
 
     Args:
+        coded: where pictures wait to be decoded.
+        frames: where they wait for the processor. Its policy says whether each has to get there.
         limit: pictures beyond it are decoded and left out.
         on_audio: called on the event loop with each audio access unit.
         on_video_time: called with the decoding time of each video access unit, 90 kHz ticks.
@@ -49,6 +53,7 @@ class Ingest:
         subscriber: TrickleSubscriber,
         decoder: TrickleStreamDecoder,
         codecs: CodecExecutor,
+        coded: MediaQueue[CodedPicture],
         frames: MediaQueue[SourceFrame],
         limit: FrameLimit,
         on_audio: Callable[[AccessUnit], None],
@@ -62,10 +67,13 @@ class Ingest:
         self.sounded = RateMeter()
         """Audio access units."""
         self.pace = SourcePace(clock)
-        self.decoding = Histogram()
         self._subscriber = subscriber
         self._decoder = decoder
-        self._late = LateDecoder(decoder, codecs)
+        complete = frames.policy is OverflowPolicy.WAIT
+        self._decoding = Decoding(
+            LateDecoder(decoder, codecs), coded, self._queue, complete=complete, clock=clock
+        )
+        self._coded = coded
         self._copied = copied
         self._frames = frames
         self._limit = limit
@@ -73,7 +81,7 @@ class Ingest:
         self._on_video_time = on_video_time
         self._on_picture = on_picture
         self._clock = clock
-        self._edge = LiveEdge() if frames.policy is not OverflowPolicy.WAIT else None
+        self._edge = None if complete else LiveEdge()
         """None where every frame goes through, old ones too."""
 
     @property
@@ -88,17 +96,13 @@ class Ingest:
             TrickleError: the channel can't be read.
         """
         try:
-            async with self._subscriber:
-                async for segment in self._subscriber:
-                    while data := await segment.read_chunk():
-                        await self._take(self._decoder.demux(data, self._clock()))
-                    await self._take(self._decoder.segment_boundary(self._clock()))
-            await self._queue(await self._late.flush())
+            await run_beside(self._decoding.run(), self._read())
             for frame in self._edge.flush() if self._edge is not None else ():
                 self._put(frame)
         except QueueClosed:
             pass  # stopped while frames waited
         finally:
+            self._coded.close()
             self._frames.close()
 
     def resize(self, width: int, height: int) -> None:
@@ -110,6 +114,16 @@ class Ingest:
         """Free the decoder, once `run` has ended."""
         self._decoder.close()
 
+    async def _read(self) -> None:
+        try:
+            async with self._subscriber:
+                async for segment in self._subscriber:
+                    while data := await segment.read_chunk():
+                        await self._take(self._decoder.demux(data, self._clock()))
+                    await self._take(self._decoder.segment_boundary(self._clock()))
+        finally:
+            self._coded.close()
+
     async def _take(self, units: list[AccessUnit]) -> None:
         for unit in units:
             kind = unit.stream.kind
@@ -118,15 +132,7 @@ class Ingest:
                 self._on_audio(unit)
             elif kind is _VIDEO:
                 self._on_video_time(unit.dts)
-                if self._copied.takes(unit):
-                    if self._late.holds:
-                        await self._queue(await self._late.flush())
-                    await self._queue((self._late.pass_by(unit),))
-                    continue
-                began_at = self._clock()
-                frames = await self._late.decode(unit)
-                self.decoding.add(self._clock() - began_at)
-                await self._queue(frames)
+                await self._decoding.take(CodedPicture(unit, self._copied.takes(unit)))
 
     async def _queue(self, frames: Sequence[SourceFrame]) -> None:
         for frame in frames:
@@ -175,7 +181,7 @@ class Ingest:
         tally.count("frames_copied_total", "ingest", by=self._copied.switch.copied)
         tally.stands("sessions_copying", "ingest", at=int(self._copied.switch.copies))
         tally.count("frames_total", "decoded", "audio", by=self.sounded.total)
-        tally.measured("stage_duration_seconds", "decode", histogram=self.decoding)
+        tally.measured("stage_duration_seconds", "decode", histogram=self._decoding.took)
 
     def status(self) -> dict[str, Any]:
         """The input's part of the session status."""

@@ -1,6 +1,7 @@
 """The whole path of one session, in the order the video flows, and its supervision.
 
-    subscriber -> demuxer -> decoder -> [decoded_frames] -> processor (ComfyStream over WebRTC)
+    subscriber -> demuxer -> [coded_frames] -> decoder -> [decoded_frames]
+      -> processor (ComfyStream over WebRTC)
       -> [processed_frames] -> encoder -> muxer -> [output_segments] -> publisher
 
 Each stage ends by closing the queue behind it, so the end of the input drains through to a
@@ -23,6 +24,7 @@ from relay.media.stream_decoder import TrickleStreamDecoder
 from relay.observe.tally import Tally
 from relay.pipeline.blank_source import BlankSource
 from relay.pipeline.copied_input import CopiedInput
+from relay.pipeline.decoding import CodedPicture
 from relay.pipeline.egress import Egress
 from relay.pipeline.ingest import Ingest
 from relay.pipeline.no_output import NoOutput
@@ -48,6 +50,10 @@ KEEPALIVE_S = 60.0
 """An output without pictures, because its input pauses or has not begun, gets a null packet as
 often: servers sweep channels without new segments, the reference after 5 min."""
 
+CODED_CAPACITY = 256
+"""Pictures: what comes at once in a segment of eight seconds at 30 fps. When they are all there,
+reading waits."""
+
 
 class Pipeline:
     """One session's stages and the queues between them."""
@@ -61,6 +67,9 @@ class Pipeline:
     ) -> None:
         settings = resources.settings
         waits = config.on_overload is OnOverload.WAIT
+        self._coded: MediaQueue[CodedPicture] = MediaQueue(
+            "coded_frames", CODED_CAPACITY, OverflowPolicy.WAIT
+        )
         self._decoded: MediaQueue[SourceFrame] = MediaQueue(
             "decoded_frames",
             settings.decoded_frames_capacity,
@@ -95,6 +104,7 @@ class Pipeline:
                 self._subscriber,
                 decoder,
                 resources.codecs,
+                self._coded,
                 self._decoded,
                 self._limit,
                 self._sound.take,
@@ -157,8 +167,9 @@ class Pipeline:
             keep_output: leave the output channel open.
         """
         self._publish.keep_channel = keep_output
-        self._decoded.clear("stopped")
-        self._decoded.close()
+        for queue in (self._coded, self._decoded):
+            queue.clear("stopped")
+            queue.close()
         if self._ingest_task is not None:
             self._ingest_task.cancel()
 
@@ -343,7 +354,7 @@ class Pipeline:
         return self._decoder.video is None and self._decoder.audio is not None
 
     def _queues(self) -> tuple[MediaQueue[Any], ...]:
-        return self._decoded, self._processed, self._segments
+        return self._coded, self._decoded, self._processed, self._segments
 
 
 def _subscriber(

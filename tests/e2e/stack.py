@@ -184,7 +184,9 @@ def assert_every_frame_once_with_its_time(
     mistimed = [f for f in viewer.frames if f.number is not None and f.pts != pts_of(f.number)]
     assert dropped_inside or not mistimed, mistimed
     missing = set(range(numbers[0], last + 1)) - set(numbers)
-    skipped = sum(status["frames_dropped"].get("decoded_frames", {}).values())
+    dropped = status["frames_dropped"]
+    before = (dropped.get(name, {}) for name in ("coded_frames", "decoded_frames"))
+    skipped = sum(sum(reasons.values()) for reasons in before)
     skipped += status["processing"]["frames_abandoned"]
     assert len(missing) <= skipped + dropped_inside, (missing, status["frames_dropped"])
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import pytest
 
 from demo.live_publisher import publish_live
 from demo.test_pattern import PatternOptions, generate
+from relay.media.access_unit import AccessUnit, DecodedFrame
+from relay.media.stream_decoder import TrickleStreamDecoder
 from relay.observe.load_meter import CODEC_WAIT_LIMIT_S, Load
 from relay.session.shedding import PATIENCE_S
-from tests.e2e.stack import Viewer, held_open, in_background, running_stack
+from tests.e2e.stack import SeenFrame, Viewer, held_open, in_background, running_stack
 
 
 @pytest.mark.timeout(60)
@@ -139,3 +143,62 @@ async def test_a_relay_with_too_much_to_do_sheds_and_takes_it_back() -> None:
     for frame in viewer.frames:
         assert frame.number is not None
         assert frame.pts == options.pts(frame.number)
+
+
+@pytest.mark.timeout(60)
+async def test_a_decoder_that_falls_behind_goes_on_with_a_keyframe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Decoding takes three times as long as there is: pictures are left out up to a keyframe and
+    counted, those that come out are not old, the sound is whole; then all come again."""
+    behind_s = 0.6
+    monkeypatch.setattr("relay.pipeline.decoding.BEHIND_S", behind_s)
+    options = PatternOptions(gop=10, plain=True)
+    slow = threading.Event()
+    decode = TrickleStreamDecoder.decode
+
+    def decode_slowly(self: TrickleStreamDecoder, unit: AccessUnit) -> list[DecodedFrame]:
+        if slow.is_set() and threading.current_thread().name.startswith("codec"):
+            time.sleep(float(3 / options.fps))
+        return decode(self, unit)
+
+    def left_out(status: dict[str, Any]) -> int:
+        return int(status["frames_dropped"].get("coded_frames", {}).get("relay_late", 0))
+
+    def age_s(frame: SeenFrame) -> float:
+        assert frame.number is not None
+        return frame.seen_at - float(frame.number / options.fps)
+
+    monkeypatch.setattr(TrickleStreamDecoder, "decode", decode_slowly)
+    viewer = Viewer()
+    async with running_stack() as stack:
+        async with in_background(publish_live(stack.channel("camera"), generate(options))):
+            session = await stack.start("camera", prompts=[])
+            async with in_background(viewer.watch(stack.channel("camera-processed"))):
+                await viewer.wait_for(lambda v: len(v.frames) > 20)
+                usual_s = median(age_s(frame) for frame in viewer.frames)
+                slow.set()
+                began = len(viewer.frames)
+                await stack.wait_for_status(session, lambda s: left_out(s) > 60)
+                ages_s = [age_s(frame) - usual_s for frame in viewer.frames[began:]]
+                slow.clear()
+                start = len(viewer.frames)
+                await viewer.wait_for(
+                    lambda v: is_whole(v.frames[-20:]) and len(v.frames) > start + 20
+                )
+            status = await stack.status(session)
+    assert ages_s
+    assert max(ages_s) < 2 * behind_s + 1
+    assert status["input"]["jumps"] == 0
+    numbers = [frame.number or 0 for frame in viewer.frames]
+    assert numbers[-1] - numbers[0] + 1 - len(numbers) <= left_out(status)
+    assert [frame.pts for frame in viewer.frames] == [
+        options.pts(frame.number or 0) for frame in viewer.frames
+    ]
+    steps = {after.pts - before.pts for before, after in pairwise(viewer.audio)}
+    assert steps <= {1919, 1920, 1921}, sorted(steps)
+
+
+def is_whole(frames: list[SeenFrame]) -> bool:
+    """Whether none is missing between the first and the last."""
+    return all((b.number or 0) == (a.number or 0) + 1 for a, b in pairwise(frames))

@@ -84,6 +84,7 @@ async def test_delete_ends_everything_in_good_order() -> None:
                 status = await stack.status(session)
                 assert (status["status"], status["webrtc_state"]) == ("active", "connected")
                 assert set(status["queue_sizes"]) == {
+                    "coded_frames",
                     "decoded_frames",
                     "processed_frames",
                     "output_segments",

@@ -85,8 +85,9 @@ class Scene:
 
     async def skipped(self) -> int:
         """Frames that a machine without time for them cost so far: before the server, or in it."""
-        dropped = (await self.status())["frames_dropped"].get("decoded_frames", {})
-        return sum(dropped.values()) + await self.replaced()
+        dropped = (await self.status())["frames_dropped"]
+        before = (dropped.get(name, {}) for name in ("coded_frames", "decoded_frames"))
+        return sum(sum(reasons.values()) for reasons in before) + await self.replaced()
 
     async def replaced(self) -> int:
         """Frames that ComfyStream dropped so far."""

@@ -148,6 +148,11 @@ def test_nothing_is_made_up(figures: dict[str, Any]) -> None:
             "workflow slower than input: 10.0 of 30.0 fps",
         ),
         (
+            {"fps_in": 12.0, "queue_sizes": {"coded_frames": 40}, "codec_load": 0.95},
+            Stage.DECODER,
+            "decoding slower than input: 40 pictures wait, codec threads 95% busy",
+        ),
+        (
             {"fps_returned": 18.2},
             Stage.COMFYSTREAM,
             "frames lost on the way: 18.2 of 30.0 fps come back",

@@ -86,6 +86,21 @@ async def test_skip_to_newest_and_clear_count_by_reason() -> None:
     assert queue.dropped == {"late": 4, "stopped": 1}
 
 
+async def test_skip_to_the_last_that_is_wanted() -> None:
+    """What lies before it is counted; without one all stay."""
+    queue: MediaQueue[int] = MediaQueue("frames", 6, OverflowPolicy.WAIT)
+    for item in (1, 2, 30, 4, 50, 6):
+        queue.put_nowait(item)
+    assert queue.skip_to_last(lambda item: item > 99, "late") == 0
+    assert len(queue) == 6
+    putting = asyncio.create_task(queue.put(7))
+    await asyncio.sleep(0)
+    assert queue.skip_to_last(lambda item: item > 9, "late") == 2
+    assert queue.dropped == {"late": 4}
+    await putting
+    assert [queue.get_nowait() for _ in range(3)] == [50, 6, 7]
+
+
 def test_a_queue_needs_room() -> None:
     """A capacity below one is a mistake said at once."""
     with pytest.raises(ValueError, match="at least 1"):
