@@ -31,7 +31,6 @@ class CodedPicture(NamedTuple):
 
     unit: AccessUnit
     copied: bool
-    """It goes on as it is."""
 
 
 class Decoding:
@@ -62,18 +61,21 @@ class Decoding:
         self._working = False
         self._until_keyframe = False
 
-    async def take(self, picture: CodedPicture) -> None:
-        """The next one; decoded here and now where every picture counts.
+    async def take(self, unit: AccessUnit, *, copied: bool) -> None:
+        """The next picture; decoded here and now where every one counts.
+
+        Args:
+            copied: it goes on as it is.
 
         Raises:
             MediaError: see `TrickleStreamDecoder.decode`.
             QueueClosed: the input has ended.
         """
         idle = not self._working and not len(self._waiting)
-        if self._complete or (picture.copied and idle and not self._decoder.holds):
-            await self._go_on(picture)
+        if self._complete or (copied and idle and not self._decoder.holds):
+            await self._go_on(unit, copied)
         else:
-            await self._waiting.put(picture)
+            await self._waiting.put(CodedPicture(unit, copied))
 
     async def run(self) -> None:
         """Decode what waits until the queue is closed and empty, and then what the decoder holds.
@@ -88,7 +90,7 @@ class Decoding:
                 break
             self._working = True
             if not self._leaves_out(picture):
-                await self._go_on(picture)
+                await self._go_on(picture.unit, picture.copied)
             self._working = False
         await self._emit(await self._decoder.flush())
 
@@ -109,14 +111,14 @@ class Decoding:
         self._until_keyframe = False
         return False
 
-    async def _go_on(self, picture: CodedPicture) -> None:
-        if picture.copied:
+    async def _go_on(self, unit: AccessUnit, copied: bool) -> None:
+        if copied:
             if self._decoder.holds:
                 await self._emit(await self._decoder.flush())
-            await self._emit((self._decoder.pass_by(picture.unit),))
+            await self._emit((self._decoder.pass_by(unit),))
             return
         began_at = self._clock()
-        frames = await self._decoder.decode(picture.unit)
+        frames = await self._decoder.decode(unit)
         self.took.add(self._clock() - began_at)
         await self._emit(frames)
 

@@ -132,7 +132,7 @@ class Ingest:
                 self._on_audio(unit)
             elif kind is _VIDEO:
                 self._on_video_time(unit.dts)
-                await self._decoding.take(CodedPicture(unit, self._copied.takes(unit)))
+                await self._decoding.take(unit, copied=self._copied.takes(unit))
 
     async def _queue(self, frames: Sequence[SourceFrame]) -> None:
         for frame in frames:

@@ -78,7 +78,7 @@ class Bench:
         for number in numbers:
             unit = AccessUnit(H264_STREAM, b"x", number, number, number in keyframes)
             unit.arrived_at = self.now
-            await self.decoding.take(CodedPicture(unit, copied))
+            await self.decoding.take(unit, copied=copied)
 
     async def end(self) -> None:
         """Let all be decoded that is."""
