@@ -71,8 +71,8 @@ class Decoding:
             MediaError: see `TrickleStreamDecoder.decode`.
             QueueClosed: the input has ended.
         """
-        idle = not self._working and not len(self._waiting)
-        if self._complete or (copied and idle and not self._decoder.holds):
+        busy = self._working or len(self._waiting) or self._until_keyframe
+        if self._complete or (copied and not busy and not self._decoder.holds):
             await self._go_on(unit, copied)
         else:
             await self._waiting.put(CodedPicture(unit, copied))

@@ -163,6 +163,19 @@ async def test_copied_ones_keep_the_order() -> None:
     assert found.out == [0, 1, 0, 2, 3]
 
 
+async def test_copied_ones_are_left_out_up_to_a_keyframe_too() -> None:
+    """They refer to what was left out."""
+    async with bench() as found:
+        await stuck(found)
+        await found.take(*range(1, 10))
+        found.now = FAR_BEHIND_S + 0.1
+        found.decoder.may_end.set()
+        await found.come_out(1)
+        await found.take(*range(10, 20), keyframes=(15,), copied=True)
+    assert found.out == [0, *range(15, 20)]
+    assert found.waiting.dropped == {"relay_late": 14}
+
+
 async def test_a_picture_that_can_not_be_decoded_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error comes to whoever runs it."""
     found = Bench()
