@@ -26,12 +26,19 @@ async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]], *, timeout_s: floa
             task.exception()
 
 
-async def run_beside(main: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, object]) -> T:
+async def run_beside(
+    main: Coroutine[Any, Any, T],
+    *others: Coroutine[Any, Any, object],
+    end_timeout_s: float = 2.0,
+) -> T:
     """Run `main` with `others` beside it.
 
     Returns what `main` returns, once the others have been cancelled and have ended. An other
     that returns by itself ends alone. The first error of any of them is raised as it is, after
     all the rest have ended; a cancel of the caller ends them all.
+
+    Args:
+        end_timeout_s: how long those that are cancelled are waited for.
     """
     main_task = asyncio.ensure_future(main)
     running: set[asyncio.Task[Any]] = {main_task, *(asyncio.ensure_future(c) for c in others)}
@@ -44,7 +51,7 @@ async def run_beside(main: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, 
                     task.result()
         return main_task.result()
     finally:
-        await cancel_and_wait(every)
+        await cancel_and_wait(every, timeout_s=end_timeout_s)
 
 
 async def to_its_end(coroutine: Coroutine[Any, Any, T], *, timeout_s: float) -> T:

@@ -21,7 +21,8 @@ BEHIND_S = 1.5
 """A picture that has waited for longer is left out, if a keyframe waits behind it: more than it
 takes to decode a segment of a few seconds that came all at once."""
 FAR_BEHIND_S = 3.0
-"""The same, though no keyframe has come yet: all are, up to the next one."""
+"""The same, though no keyframe has come yet: all are, up to the next one, for as long again at the
+most (a stream need not have another). Copied ones always: they have one every 300."""
 LEFT_OUT = "relay_late"
 """How they are counted."""
 
@@ -59,7 +60,9 @@ class Decoding:
         self._complete = complete
         self._clock = clock
         self._working = False
-        self._until_keyframe = False
+        self._keyframe_by: float | None = None
+        """Until then only a keyframe goes on."""
+        self._newest = self._decode_up_to = -1
 
     async def take(self, unit: AccessUnit, *, copied: bool) -> None:
         """The next picture; decoded here and now where every one counts.
@@ -71,11 +74,16 @@ class Decoding:
             MediaError: see `TrickleStreamDecoder.decode`.
             QueueClosed: the input has ended.
         """
-        busy = self._working or len(self._waiting) or self._until_keyframe
+        self._newest = unit.number
+        busy = self._working or len(self._waiting) or self._keyframe_by is not None
         if self._complete or (copied and not busy and not self._decoder.holds):
             await self._go_on(unit, copied)
         else:
             await self._waiting.put(CodedPicture(unit, copied))
+
+    def copy_none(self) -> None:
+        """Of those that wait."""
+        self._decode_up_to = self._newest
 
     async def run(self) -> None:
         """Decode what waits until the queue is closed and empty, and then what the decoder holds.
@@ -95,7 +103,8 @@ class Decoding:
         await self._emit(await self._decoder.flush())
 
     def _leaves_out(self, picture: CodedPicture) -> bool:
-        waited_s = self._clock() - picture.unit.arrived_at
+        now = self._clock()
+        waited_s = now - picture.unit.arrived_at
         if waited_s > BEHIND_S:
             if self._waiting.skip_to_last(_is_keyframe, LEFT_OUT):
                 self._waiting.dropped[LEFT_OUT] += 1
@@ -103,16 +112,17 @@ class Decoding:
             if waited_s > FAR_BEHIND_S:
                 self._waiting.clear(LEFT_OUT)
                 self._waiting.dropped[LEFT_OUT] += 1
-                self._until_keyframe = True
+                self._keyframe_by = now + FAR_BEHIND_S
                 return True
-        if self._until_keyframe and not picture.unit.keyframe:
-            self._waiting.dropped[LEFT_OUT] += 1
-            return True
-        self._until_keyframe = False
+        if self._keyframe_by is not None:
+            if not picture.unit.keyframe and (picture.copied or now < self._keyframe_by):
+                self._waiting.dropped[LEFT_OUT] += 1
+                return True
+            self._keyframe_by = None
         return False
 
     async def _go_on(self, unit: AccessUnit, copied: bool) -> None:
-        if copied:
+        if copied and unit.number > self._decode_up_to:
             if self._decoder.holds:
                 await self._emit(await self._decoder.flush())
             await self._emit((self._decoder.pass_by(unit),))

@@ -34,6 +34,9 @@ log = structlog.get_logger(__name__)
 # Python 3.11 finds a member of an enum by a call each time.
 _AUDIO, _VIDEO = MediaKind.AUDIO, MediaKind.VIDEO
 
+LONGEST_DECODING_S = 30.0
+"""A call on a codec thread is waited for so long: nobody may free what it works with."""
+
 
 class Ingest:
     """Stages 1 to 3.
@@ -96,7 +99,7 @@ class Ingest:
             TrickleError: the channel can't be read.
         """
         try:
-            await run_beside(self._decoding.run(), self._read())
+            await run_beside(self._decoding.run(), self._read(), end_timeout_s=LONGEST_DECODING_S)
             for frame in self._edge.flush() if self._edge is not None else ():
                 self._put(frame)
         except QueueClosed:
@@ -109,6 +112,7 @@ class Ingest:
         """Bring pictures to another size from now on."""
         self._decoder.resize(width, height)
         self._copied.resize(width, height)
+        self._decoding.copy_none()
 
     def close(self) -> None:
         """Free the decoder, once `run` has ended."""

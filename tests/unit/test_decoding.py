@@ -24,10 +24,12 @@ class SlowDecoder:
 
     def __init__(self) -> None:
         self.holds = False
+        self.decoded: list[int] = []
         self.begun = asyncio.Event()
         self.may_end = asyncio.Event()
 
     async def decode(self, unit: AccessUnit) -> list[DecodedFrame]:
+        self.decoded.append(unit.pts)
         self.begun.set()
         await self.may_end.wait()
         return [DecodedFrame(PICTURE, unit.pts)]
@@ -76,7 +78,8 @@ class Bench:
     ) -> None:
         """Pictures that come now."""
         for number in numbers:
-            unit = AccessUnit(H264_STREAM, b"x", number, number, number in keyframes)
+            key = number in keyframes
+            unit = AccessUnit(H264_STREAM, b"x", number, number, key, number=number)
             unit.arrived_at = self.now
             await self.decoding.take(unit, copied=copied)
 
@@ -174,6 +177,30 @@ async def test_copied_ones_are_left_out_up_to_a_keyframe_too() -> None:
         await found.take(*range(10, 20), keyframes=(15,), copied=True)
     assert found.out == [0, *range(15, 20)]
     assert found.waiting.dropped == {"relay_late": 14}
+
+
+async def test_a_stream_without_another_keyframe_is_gone_on_with() -> None:
+    """After a while, without what was left out."""
+    async with bench() as found:
+        await stuck(found)
+        await found.take(*range(1, 10))
+        found.now = FAR_BEHIND_S + 0.1
+        found.decoder.may_end.set()
+        await found.come_out(1)
+        found.now += FAR_BEHIND_S
+        await found.take(*range(10, 20))
+    assert found.out == [0, *range(10, 20)]
+
+
+async def test_what_waits_to_be_copied_may_be_decoded_after_all() -> None:
+    """The session has another size now: those that wait have the old one."""
+    async with bench() as found:
+        await stuck(found)
+        await found.take(1, 2, copied=True, keyframes=(1,))
+        found.decoding.copy_none()
+        await found.take(3, copied=True, keyframes=(3,))
+    assert found.out == [0, 1, 2, 3]
+    assert found.decoder.decoded == [0, 1, 2]
 
 
 async def test_a_picture_that_can_not_be_decoded_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
