@@ -160,19 +160,16 @@ def _decoder(figures: SessionFigures) -> Iterator[Diagnosis]:
         return
     waiting = figures.queue_sizes.get("coded_frames", 0)
     if waiting > max(1.0, figures.fps_in):
-        yield Diagnosis(
-            Stage.DECODER,
-            f"decoding slower than input: {waiting} pictures wait, codec threads"
-            f" {figures.codec_load:.0%} busy",
-            _CPU,
-        )
+        shown_by = f"{waiting} pictures wait"
     elif figures.segments_behind > 1:
-        yield Diagnosis(
-            Stage.DECODER,
-            f"decoding slower than input: {figures.segments_behind} segments behind, codec threads"
-            f" {figures.codec_load:.0%} busy",
-            _CPU,
-        )
+        shown_by = f"{figures.segments_behind} segments behind"
+    else:
+        return
+    yield Diagnosis(
+        Stage.DECODER,
+        f"decoding slower than input: {shown_by}, codec threads {figures.codec_load:.0%} busy",
+        _CPU,
+    )
 
 
 def _input_pace(figures: SessionFigures) -> Iterator[Diagnosis]:

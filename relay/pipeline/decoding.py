@@ -103,20 +103,23 @@ class Decoding:
         await self._emit(await self._decoder.flush())
 
     def _leaves_out(self, picture: CodedPicture) -> bool:
+        if left_out := self._is_too_late(picture):
+            self._waiting.dropped[LEFT_OUT] += 1
+        return left_out
+
+    def _is_too_late(self, picture: CodedPicture) -> bool:
+        """Whether it is left out; those behind it that are too are gone then."""
         now = self._clock()
         waited_s = now - picture.unit.arrived_at
         if waited_s > BEHIND_S:
             if self._waiting.skip_to_last(_is_keyframe, LEFT_OUT):
-                self._waiting.dropped[LEFT_OUT] += 1
                 return True
             if waited_s > FAR_BEHIND_S:
                 self._waiting.clear(LEFT_OUT)
-                self._waiting.dropped[LEFT_OUT] += 1
                 self._keyframe_by = now + FAR_BEHIND_S
                 return True
         if self._keyframe_by is not None:
             if not picture.unit.keyframe and (picture.copied or now < self._keyframe_by):
-                self._waiting.dropped[LEFT_OUT] += 1
                 return True
             self._keyframe_by = None
         return False

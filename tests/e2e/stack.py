@@ -160,6 +160,12 @@ class Stack:
         return status
 
 
+def left_out_before_server(status: dict[str, Any]) -> int:
+    """Frames of the source that were not sent, for whatever reason."""
+    queues = (status["frames_dropped"].get(name, {}) for name in ("coded_frames", "decoded_frames"))
+    return sum(sum(reasons.values()) for reasons in queues)
+
+
 def assert_every_frame_once_with_its_time(
     viewer: Viewer,
     pts_of: Callable[[int], int],
@@ -184,10 +190,7 @@ def assert_every_frame_once_with_its_time(
     mistimed = [f for f in viewer.frames if f.number is not None and f.pts != pts_of(f.number)]
     assert dropped_inside or not mistimed, mistimed
     missing = set(range(numbers[0], last + 1)) - set(numbers)
-    dropped = status["frames_dropped"]
-    before = (dropped.get(name, {}) for name in ("coded_frames", "decoded_frames"))
-    skipped = sum(sum(reasons.values()) for reasons in before)
-    skipped += status["processing"]["frames_abandoned"]
+    skipped = left_out_before_server(status) + status["processing"]["frames_abandoned"]
     assert len(missing) <= skipped + dropped_inside, (missing, status["frames_dropped"])
 
 

@@ -15,7 +15,14 @@ from typing import Any
 from bench.trickle_processes import memory_mb
 from demo.live_publisher import publish_live
 from demo.test_pattern import PatternOptions, generate
-from tests.e2e.stack import SeenFrame, Stack, Viewer, in_background, running_stack
+from tests.e2e.stack import (
+    SeenFrame,
+    Stack,
+    Viewer,
+    in_background,
+    left_out_before_server,
+    running_stack,
+)
 from tests.standin_process import StandIn
 
 FPS = 20
@@ -85,9 +92,7 @@ class Scene:
 
     async def skipped(self) -> int:
         """Frames that a machine without time for them cost so far: before the server, or in it."""
-        dropped = (await self.status())["frames_dropped"]
-        before = (dropped.get(name, {}) for name in ("coded_frames", "decoded_frames"))
-        return sum(sum(reasons.values()) for reasons in before) + await self.replaced()
+        return left_out_before_server(await self.status()) + await self.replaced()
 
     async def replaced(self) -> int:
         """Frames that ComfyStream dropped so far."""

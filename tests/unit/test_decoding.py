@@ -104,6 +104,15 @@ async def stuck(found: Bench) -> None:
     await found.decoder.begun.wait()
 
 
+async def far_behind(found: Bench) -> None:
+    """One came out; nine behind it had waited for too long, and none is a keyframe."""
+    await stuck(found)
+    await found.take(*range(1, 10))
+    found.now = FAR_BEHIND_S + 0.1
+    found.decoder.may_end.set()
+    await found.come_out(1)
+
+
 async def test_what_came_at_once_is_all_decoded() -> None:
     """A segment that is there as a whole: no picture of it is old."""
     async with bench() as found:
@@ -169,11 +178,7 @@ async def test_copied_ones_keep_the_order() -> None:
 async def test_copied_ones_are_left_out_up_to_a_keyframe_too() -> None:
     """They refer to what was left out."""
     async with bench() as found:
-        await stuck(found)
-        await found.take(*range(1, 10))
-        found.now = FAR_BEHIND_S + 0.1
-        found.decoder.may_end.set()
-        await found.come_out(1)
+        await far_behind(found)
         await found.take(*range(10, 20), keyframes=(15,), copied=True)
     assert found.out == [0, *range(15, 20)]
     assert found.waiting.dropped == {"relay_late": 14}
@@ -182,11 +187,7 @@ async def test_copied_ones_are_left_out_up_to_a_keyframe_too() -> None:
 async def test_a_stream_without_another_keyframe_is_gone_on_with() -> None:
     """After a while, without what was left out."""
     async with bench() as found:
-        await stuck(found)
-        await found.take(*range(1, 10))
-        found.now = FAR_BEHIND_S + 0.1
-        found.decoder.may_end.set()
-        await found.come_out(1)
+        await far_behind(found)
         found.now += FAR_BEHIND_S
         await found.take(*range(10, 20))
     assert found.out == [0, *range(10, 20)]
